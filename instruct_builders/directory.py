@@ -1,0 +1,147 @@
+"""A built dataset is a directory that is a Hub repository: Parquet, README.md, build.json, and rejected.jsonl beside.
+
+The same directory serves `datasets.load_dataset("./out")`, one upload, and `datasets.load_dataset("org/name")`.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+from datasets.utils.py_utils import convert_file_size_to_int
+from filelock import FileLock
+
+from . import cards, quarantine
+from .errors import BuildError
+
+BUILD_FILE = "build.json"
+
+
+def write(
+    output_dir: str | os.PathLike,
+    splits: dict[str, datasets.Dataset],
+    build: dict,
+    rejected: Iterable[dict] = (),
+    *,
+    max_shard_size: str | int = "500MB",
+    overwrite: bool = False,
+    repo_id: str | None = None,
+    title: str | None = None,
+    languages: list[str] | None = None,
+) -> Path:
+    """Writes a built dataset in one step: either the whole directory is there afterwards, or it is as it was.
+
+    Args:
+        output_dir (`str`): The directory to make.
+        splits (`dict`): Split name -> dataset, all with the same columns. Columns that are null throughout are left
+            out.
+        build (`dict`):
+            What was done: `builder`, `format`, `config_name`, `license`, `sources` (`source`, `license`, `split`,
+            `rows_in`, `rows_out` per file), `steps`, `seed`, `versions`. `splits` and `rejected` are added here.
+        rejected (`Iterable[dict]`): The lines of `rejected.jsonl`.
+        max_shard_size (`str` or `int`, *optional*, defaults to `"500MB"`): Largest Parquet file, in Arrow bytes.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether to replace an earlier build in `output_dir`.
+        repo_id (`str`, *optional*), title (`str`, *optional*), languages (`list[str]`, *optional*): For the card.
+
+    Raises:
+        BuildError: If nothing is left, the directory is taken, the disk is full, or the counts don't add up.
+    """
+    target = Path(os.path.abspath(output_dir))
+    if not sum(len(split) for split in splits.values()):
+        raise BuildError(f"{target}: no row is left to write. rejected.jsonl of the builder says why.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            refuse_to_clobber(target, overwrite)
+            staging = Path(f"{target}.incomplete")
+            shutil.rmtree(staging, ignore_errors=True)  # of a build that was killed: we hold its lock
+            _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, languages)
+            _swap(staging, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            shutil.rmtree(f"{target}.incomplete", ignore_errors=True)
+            raise BuildError(f"{target} could not be written: {os.strerror(error.errno)}. It is as it was.") from error
+        raise
+    return target
+
+
+def refuse_to_clobber(target: Path, overwrite: bool) -> None:
+    """Raises unless `target` is free, or an earlier build that may be replaced."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not target.is_dir() or not (target / BUILD_FILE).is_file():
+        raise BuildError(f"{target} exists and was not built by this package: give another output_dir.")
+    if not overwrite:
+        raise BuildError(f"{target} holds an earlier build: pass overwrite to replace it, or give another output_dir.")
+
+
+def _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, languages) -> None:
+    config = build["config_name"]
+    folder = staging / config
+    folder.mkdir(parents=True)
+    empty = all_null_columns(splits.values())
+    splits = {name: split.remove_columns(empty) for name, split in splits.items() if len(split)}
+    infos = datasets.SplitDict()
+    download_size = 0
+    for name, split in splits.items():
+        size = split.with_format("arrow")[:].nbytes if len(split) else 0
+        shards = max(1, -(-size // convert_file_size_to_int(max_shard_size)))
+        for index in range(shards):
+            path = folder / f"{name}-{index:05d}-of-{shards:05d}.parquet"
+            split.shard(shards, index, contiguous=True).to_parquet(path)
+            download_size += path.stat().st_size
+        infos.add(datasets.SplitInfo(name, num_bytes=size, num_examples=len(split)))
+    lines = list(rejected)
+    build = {**build, "splits": {name: len(split) for name, split in splits.items()}}
+    build["rejected"] = quarantine.reasons(lines)
+    _check(build)
+    features = next(iter(splits.values())).features
+    total = sum(info.num_bytes for info in infos.values())
+    info = datasets.DatasetInfo(
+        features=features, splits=infos, download_size=download_size, dataset_size=total, config_name=config
+    )
+    example = next(iter(splits.values()))[0]
+    card = cards.dataset_card(build, info, example, repo_id=repo_id or staging.stem, title=title, languages=languages)
+    (staging / "README.md").write_text(card, encoding="utf-8")
+    (staging / BUILD_FILE).write_text(json.dumps(build, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    quarantine.write_lines(staging / "rejected.jsonl", lines)
+
+
+def _check(build: dict) -> None:
+    """Rows in, plus those that splitting added, are rows out plus rejected: over the whole build."""
+    quarantine.check_account(
+        {
+            "rows_in": sum(file["rows_in"] for file in build["sources"]),
+            "added": sum(step["added"] for step in build["steps"]),
+            "rows_out": sum(build["splits"].values()),
+            "rejected": build["rejected"],
+        },
+        "the whole build",
+    )
+
+
+def all_null_columns(splits: Iterable[datasets.Dataset]) -> list[str]:
+    """Columns without a single value in any split."""
+    tables = [split.with_format("arrow")[:] for split in splits]
+
+    def is_empty(column: pa.ChunkedArray) -> bool:
+        return column.null_count == len(column)
+
+    names = tables[0].column_names
+    return [name for name in names if all(is_empty(table[name]) for table in tables)]
+
+
+def _swap(staging: Path, target: Path) -> None:
+    """Puts the new directory in place of the old; after a kill between the renames the old one lies in `.old`."""
+    old = Path(f"{target}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    staging.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

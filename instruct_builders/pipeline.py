@@ -1,0 +1,167 @@
+"""One builder's records -> cleaned, split and in their final format, with the account of every row on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from . import __version__, formats, licenses, quarantine, transforms
+from .builder import InstructBuilder, code_digest
+from .errors import BuildError, ConfigError
+
+
+@dataclass(frozen=True)
+class Built:
+    """What [`directory.write`] takes.
+
+    Args:
+        splits (`dict`): Split name -> [`~datasets.Dataset`] in the final format.
+        build (`dict`): The account that becomes `build.json`.
+        rejected (`list[dict]`): The lines of `rejected.jsonl`.
+    """
+
+    splits: dict[str, datasets.Dataset]
+    build: dict
+    rejected: list[dict]
+
+
+def build(
+    builder: InstructBuilder,
+    *,
+    steps: Sequence[str | dict] = (),
+    format: str = "messages",
+    test_size: float | int = 0,
+    seed: int = 42,
+    num_proc: int | None = None,
+    config_name: str = "default",
+    strict: bool = False,
+) -> Built:
+    """Runs a builder of records, the transforms, and the split, and converts to `format`.
+
+    Args:
+        builder ([`InstructBuilder`]): Constructed with `format="record"`.
+        steps (`Sequence`, *optional*): Transforms in order, each a name or `{name: parameters}`.
+        format (`str`, *optional*, defaults to `"messages"`): Columns of the result.
+        test_size (`float` or `int`, *optional*, defaults to 0): Share or number of conversations that make a `test`
+            split. Parts of one conversation stay together.
+        seed (`int`, *optional*, defaults to 42): For the split.
+        num_proc (`int`, *optional*): Worker processes for reading.
+        config_name (`str`, *optional*, defaults to `"default"`): Name of the configuration in the result.
+        strict (`bool`, *optional*, defaults to `False`): Whether a row rejected by a transform is an error.
+
+    Raises:
+        BuildError: If no row is left, or `strict` and a transform rejected rows.
+    """
+    builder.download_and_prepare(num_proc=num_proc)
+    lines = builder.rejected
+    read = builder.as_dataset()
+    # One table for all splits: duplicates between train and test are leaks, and are found like any others.
+    names = list(read)
+    table = pa.concat_tables([with_split(dataset, name) for name, dataset in read.items()])
+    table, counts = transforms.apply(table, list(steps))
+    kept, bad = quarantine.split_rejected(table)
+    by_stage = _lines_of(bad)
+    if strict and by_stage:
+        raise BuildError(
+            f"strict: transforms rejected {len(by_stage)} rows, the first:\n{quarantine.describe(by_stage)}"
+        )
+    lines += by_stage
+    if not len(kept):
+        raise BuildError(f"no row is left after {len(lines)} were rejected, the first:\n{quarantine.describe(lines)}")
+    splits = {name: kept.filter(pc.equal(kept["split"], name)).drop_columns("split") for name in names}
+    if test_size:
+        splits = _with_test(splits, test_size, seed)
+    converted = formats.convert(
+        datasets.DatasetDict({name: datasets.Dataset(part) for name, part in splits.items() if len(part)}),
+        "record",
+        format,
+    )
+    account = {
+        "builder": builder.NAME,
+        "format": format,
+        "config_name": config_name,
+        "license": license_of(splits.values()),
+        "sources": sources_of(builder),
+        "steps": counts,
+        "seed": seed,
+        "test_size": test_size,
+        "versions": {"instruct_builders": __version__, "datasets": datasets.__version__, "pyarrow": pa.__version__},
+        "code": code_digest(),
+    }
+    return Built(dict(converted), account, lines)
+
+
+def with_split(dataset: datasets.Dataset, split: str) -> pa.Table:
+    """The dataset's Arrow table with a column that says which split a row is of."""
+    table = dataset.with_format("arrow")[:]
+    return table.append_column("split", pa.repeat(pa.scalar(split, pa.string()), len(table)))
+
+
+def _lines_of(bad: pa.Table) -> list[dict]:
+    """`rejected.jsonl` lines of what transforms rejected; `detail` starts with the transform's name and a colon."""
+    lines = []
+    for source, split, row in zip(bad["source"].to_pylist(), bad["split"].to_pylist(), range(len(bad)), strict=True):
+        piece = bad.slice(row, 1).drop_columns(["source", "split"])
+        (line,) = quarantine.rejected_rows(piece, stage="transform", split=split, file=source)
+        lines.append(line)
+    return lines
+
+
+def train_test_masks(groups: pa.Array | pa.ChunkedArray, test_size: float | int, seed: int) -> np.ndarray:
+    """Which rows go to the test split, whole groups at a time: bool array of shape (rows,).
+
+    Args:
+        groups (`pa.Array`): One key per row; rows with the same key stay together.
+        test_size (`float` or `int`): A share of the groups below 1, or a number of groups.
+        seed (`int`): Of the draw. The same groups, size and seed give the same rows, on every machine.
+
+    Raises:
+        ConfigError: If the size leaves no row for training, or none for the test.
+    """
+    codes = groups.combine_chunks() if isinstance(groups, pa.ChunkedArray) else groups
+    codes = codes.dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    total = int(codes.max()) + 1 if len(codes) else 0
+    wanted = round(total * test_size) if isinstance(test_size, float) else test_size
+    if not 0 < wanted < total:
+        raise ConfigError(
+            f"test_size={test_size} makes {wanted} of {total} conversations a test split: both need one."
+        )
+    chosen = np.zeros(total, dtype=bool)
+    chosen[np.random.default_rng(seed).permutation(total)[:wanted]] = True
+    return chosen[codes]
+
+
+def _with_test(splits: dict[str, pa.Table], test_size: float | int, seed: int) -> dict[str, pa.Table]:
+    if "test" in splits or "train" not in splits:
+        raise ConfigError(
+            f"test_size={test_size}: the sources have the splits {', '.join(splits)}; a test split is only made from "
+            "'train', and only where there is none. Leave test_size out, or name the files to read."
+        )
+    train = splits["train"]
+    mask = train_test_masks(pc.coalesce(train["parent"], train["id"]), test_size, seed)
+    return {**splits, "train": train.filter(pa.array(~mask)), "test": train.filter(pa.array(mask))}
+
+
+def license_of(tables) -> str | None:
+    """The strictest license among the rows; `None` where no row states one."""
+    stated = {name for table in tables for name in pc.unique(table["license"]).to_pylist()}
+    return licenses.strictest(stated) if stated - {None} else None
+
+
+def sources_of(builder: InstructBuilder) -> list[dict]:
+    """Per file: where it came from, its digest and license, and what became of its rows at reading."""
+    files = {(file.name, file.split): file for file in builder.files}
+    return [
+        {
+            "source": files[entry["file"], entry["split"]].source,
+            "digest": files[entry["file"], entry["split"]].digest,
+            "license": builder.config.license or files[entry["file"], entry["split"]].license,
+            **{key: entry[key] for key in ("split", "rows_in", "rows_out", "rejected")},
+        }
+        for entry in builder.account["files"]
+    ]

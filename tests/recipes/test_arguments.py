@@ -1,0 +1,159 @@
+"""YAML and flags -> dataclasses: what is understood, and what is refused in which words."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import arguments
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instruct_builders.errors import ConfigError
+
+
+@dataclasses.dataclass
+class Data:
+    dataset_name: str
+    max_length: int = 1024
+    test_size: float | int = 0
+    columns: dict | None = None
+    transforms: list | None = None
+    language: list[str] | None = None
+    tag: str | None = None
+    push_to_hub: bool = False
+    mode: Literal["drop", "error"] = "error"
+
+
+@dataclasses.dataclass
+class Training:
+    learning_rate: float = 2e-5
+    max_length: int | None = 512
+
+
+def read(*argv: str) -> Data:
+    return arguments.parse((Data, Training), argv)[0]
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_flags_override_the_yaml(config):
+    path = config("dataset_name: org/name\nmax_length: 64\nlearning_rate: 2e-4\ncolumns: {output: response}\n")
+    data, training = arguments.parse((Data, Training), ["--config", path, "--max_length", "32"])
+    assert data == Data("org/name", max_length=32, columns={"output": "response"})
+    assert training == Training(learning_rate=2e-4, max_length=32)  # YAML 1.1 reads 2e-4 as text; a float is wanted
+
+
+@pytest.mark.parametrize(
+    ("argv", "field", "value"),
+    [
+        (["--push_to_hub"], "push_to_hub", True),
+        (["--push_to_hub", "false"], "push_to_hub", False),
+        (["--push-to-hub"], "push_to_hub", True),
+        (["--language", "en", "de"], "language", ["en", "de"]),
+        (["--language", "en"], "language", ["en"]),
+        (["--tag", "1.0"], "tag", "1.0"),  # text stays text
+        (["--tag", "null"], "tag", None),
+        (["--tag=--odd"], "tag", "--odd"),
+        (["--columns", "{output: response}"], "columns", {"output": "response"}),
+        (["--test_size", "0.1"], "test_size", 0.1),
+        (["--test_size", "10"], "test_size", 10),
+        (["--mode", "drop"], "mode", "drop"),
+    ],
+)
+def test_flags_are_read(argv, field, value):
+    assert getattr(read("--dataset_name", "x", *argv), field) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--datset_name", "x"], ["datset_name", "unknown key", "Did you mean 'dataset_name'?"]),
+        ([], ["required and not given: dataset_name"]),
+        (["--dataset_name", "x", "--max_length", "1.5"], ["max_length", "1.5", "an integer is allowed"]),
+        (["--dataset_name", "x", "--learning_rate", "fast"], ["learning_rate", "'fast'", "a number"]),
+        (["--dataset_name", "x", "--push_to_hub", "maybe"], ["push_to_hub", "true or false"]),
+        (["--dataset_name", "x", "--mode", "cut"], ["mode", "'drop' or 'error'"]),
+        (["--dataset_name", "x", "--dataset_name", "y"], ["given twice"]),
+        (["stray"], ["unexpected word 'stray'"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml", "no such file"]),
+        (["--hub_token", "hf_secret"], ["hub_token", "HF_TOKEN"]),
+        (["--api_key", "sk-secret"], ["api_key", "OPENAI_API_KEY"]),
+    ],
+)
+def test_wrong_words_are_named(argv, words):
+    with pytest.raises(ConfigError) as caught:
+        read(*argv)
+    for word in words:
+        assert word in str(caught.value)
+    assert "secret" not in str(caught.value).replace("a secret", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("dataset_nam: x\n", ["run.yaml", "dataset_nam", "Did you mean 'dataset_name'?"]),
+        ("- a\n- b\n", ["must be a mapping", "list"]),
+        ("a: [1\n", ["not valid YAML"]),
+        ("dataset_name: x\nmax_length: many\n", ["run.yaml", "max_length", "'many'", "an integer"]),
+        ("dataset_name: no\n", ["dataset_name", 'write "no"']),
+        ("dataset_name: x\nhub_token: hf_x\n", ["hub_token", "HF_TOKEN"]),
+    ],
+)
+def test_a_wrong_yaml_is_named(config, text, words):
+    with pytest.raises(ConfigError) as caught:
+        read("--config", config(text))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_yaml_cannot_run_code(config):
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read("--config", config("dataset_name: !!python/object/apply:os.getcwd []\n"))
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "dataset_name": st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1),
+            "max_length": st.integers(1, 10**6),
+            "push_to_hub": st.booleans(),
+            "language": st.none() | st.lists(st.sampled_from(["en", "de", "zh"]), min_size=1),
+        }
+    )
+)
+def test_yaml_and_flags_agree(tmp_path_factory, values):
+    path = tmp_path_factory.mktemp("agree") / "run.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    words = []
+    for key, value in values.items():
+        if value is not None:
+            words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    if values["dataset_name"].lower() != "null":
+        assert read("--config", str(path)) == read(*words)
+
+
+def test_an_expected_error_is_one_line_and_exit_code_4(capsys):
+    with pytest.raises(SystemExit) as caught:
+        arguments.run(lambda: read("--datset_name", "x"))
+    assert caught.value.code == 4
+    assert capsys.readouterr().err.splitlines() == [
+        "ConfigError: --datset_name: unknown key. Did you mean 'dataset_name'? See --help for all keys."
+    ]
+
+
+def test_help_lists_every_key(capsys):
+    with pytest.raises(SystemExit):
+        read("--help")
+    out = capsys.readouterr().out
+    assert all(f"--{field.name}:" in out for cls in (Data, Training) for field in dataclasses.fields(cls))
