@@ -63,14 +63,11 @@ def build(
     # One table for all splits: duplicates between train and test are leaks, and are found like any others.
     names = list(read)
     table = pa.concat_tables([with_split(dataset, name) for name, dataset in read.items()])
-    table, counts = transforms.apply(table, list(steps))
-    kept, bad = quarantine.split_rejected(table)
-    by_stage = _lines_of(bad)
-    if strict and by_stage:
-        raise BuildError(
-            f"strict: transforms rejected {len(by_stage)} rows, the first:\n{quarantine.describe(by_stage)}"
-        )
-    lines += by_stage
+    kept, counts, dropped = transformed(table, steps)
+    if strict and dropped:
+        first = quarantine.describe(dropped)
+        raise BuildError(f"strict: transforms rejected {len(dropped)} rows, the first:\n{first}")
+    lines += dropped
     if not len(kept):
         raise BuildError(f"no row is left after {len(lines)} were rejected, the first:\n{quarantine.describe(lines)}")
     splits = {name: kept.filter(pc.equal(kept["split"], name)).drop_columns("split") for name in names}
@@ -102,14 +99,25 @@ def with_split(dataset: datasets.Dataset, split: str) -> pa.Table:
     return table.append_column("split", pa.repeat(pa.scalar(split, pa.string()), len(table)))
 
 
-def _lines_of(bad: pa.Table) -> list[dict]:
-    """`rejected.jsonl` lines of what transforms rejected; `detail` starts with the transform's name and a colon."""
-    lines = []
-    for source, split, row in zip(bad["source"].to_pylist(), bad["split"].to_pylist(), range(len(bad)), strict=True):
-        piece = bad.slice(row, 1).drop_columns(["source", "split"])
-        (line,) = quarantine.rejected_rows(piece, stage="transform", split=split, file=source)
-        lines.append(line)
-    return lines
+def transformed(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table, list[dict], list[dict]]:
+    """Runs transforms one after the other; a row that one rejects is not seen by the next.
+
+    Returns:
+        The rows that are left, the counts per step (`name`, `rows_in`, `changed`, `added`, `rejected`), and the lines
+        of `rejected.jsonl`, in the order of the steps.
+    """
+    transforms.check(steps)  # a misspelt last step must not cost the run of the first ones
+    counts, lines = [], []
+    for step in steps:
+        table, (count,) = transforms.apply(table, [step])
+        counts.append(count)
+        table, bad = quarantine.split_rejected(table)
+        for position, (source, split) in enumerate(
+            zip(bad["source"].to_pylist(), bad["split"].to_pylist(), strict=True)
+        ):
+            row = bad.slice(position, 1).drop_columns(["source", "split"])
+            lines += quarantine.rejected_rows(row, stage=count["name"], split=split, file=source)
+    return table, counts, lines
 
 
 def train_test_masks(groups: pa.Array | pa.ChunkedArray, test_size: float | int, seed: int) -> np.ndarray:
