@@ -175,7 +175,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         raise SourceError(f"{self.NAME}: no row at all in {', '.join(file.name for file in self.files)}.")
 
     def _info(self) -> datasets.DatasetInfo:
-        empty = self._output(records.RECORD.empty_table())
+        empty = self._output(pa.table([pa.nulls(0, field.type) for field in records.RECORD], schema=records.RECORD))
         return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(empty.schema))
 
     def _output(self, table: pa.Table) -> pa.Table:

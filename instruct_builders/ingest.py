@@ -58,7 +58,7 @@ def records_of(
     good, rejected = quarantine.split_rejected(table)
     lines = [{**line.as_dict(), "split": file.split} for line in chunk.rejected]
     lines += quarantine.rejected_rows(
-        native.take(bad).append_column("rejected", rejected["rejected"]) if len(bad) else native.slice(0, 0),
+        native.take(bad).append_column("rejected", rejected["rejected"]) if len(bad) else rejected,
         stage="validate",
         split=file.split,
         file=file.name,

@@ -103,7 +103,7 @@ def transformed(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table,
     """Runs transforms one after the other; a row that one rejects is not seen by the next.
 
     Returns:
-        The rows that are left, the counts per step (`name`, `rows_in`, `changed`, `added`, `rejected`), and the lines
+        The rows that are left, the counts per step (see [`transforms.apply`]), and the lines
         of `rejected.jsonl`, in the order of the steps.
     """
     transforms.check(steps)  # a misspelt last step must not cost the run of the first ones

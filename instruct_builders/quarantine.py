@@ -44,6 +44,8 @@ def rejected_rows(
         file (`str`): The source's name.
         places (`dict`, *optional*): `row`, `line` and `offset` arrays with one number per row, -1 where unknown.
     """
+    if not len(table):
+        return []
     places = places or {}
     names = [name for name in table.column_names if name != "rejected"]
     lines = []

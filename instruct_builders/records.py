@@ -6,7 +6,12 @@ there is no Python class for a single row.
 
 from __future__ import annotations
 
+import hashlib
+import json
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 JSON = pa.json_()  # `datasets` reads this extension type as `Json()`: decoded on access, a string in Parquet
 
@@ -64,3 +69,89 @@ REASONS: dict[str, str] = {
     "bad_json": "not valid JSON",
     "schema": "fields other than the format's",
 }
+
+_ID_ROWS = 1_000  # rows hashed at a time: few enough that the allocator uses the same memory again
+
+
+def content_ids(table: pa.Table) -> pa.Array:
+    """The id of each record: BLAKE2b-128 of its messages, context and tools, as 32 hex digits.
+
+    Hashed are, as little-endian 32-bit integers, the number of turns and the length of every text (-1 for null), then
+    the texts themselves: no two contents share a serialisation, and null is not the empty string. JSON counts by what
+    it says, not by its white space. Other columns, slicing and chunking do not change an id; a message field that the
+    table lacks counts as null.
+
+    Args:
+        table (`pa.Table`): With `messages`; `context` and `tools` where there are any.
+    """
+    ids: list[str] = []
+    for start in range(0, len(table), _ID_ROWS):
+        ids += _hash_slice(table.slice(start, _ID_ROWS))
+    return pa.array(ids, pa.string())
+
+
+def _hash_slice(table: pa.Table) -> list[str]:
+    messages = _whole(table["messages"])
+    counts = pc.list_value_length(messages).fill_null(-1).to_numpy().astype("<i4")
+    offsets = np.concatenate([[0], np.cumsum(np.maximum(counts, 0))])
+    turns = messages.flatten()
+    flat = dict(zip(turns.type.names, turns.flatten(), strict=True))
+    columns = [_hashed_text(flat[name]) if name in flat and name != "train" else None for name in MESSAGE_FIELDS]
+    lengths = [_lengths(column, len(turns)) for column in columns[:-1]]
+    lengths.append(_lengths(None, len(turns)) if "train" not in flat else flat["train"].cast(pa.int8()).fill_null(-1))
+    extra = [
+        _hashed_text(_whole(table[name])) if name in table.column_names else None for name in ("context", "tools")
+    ]
+    # Per row: number of turns, lengths of context and tools, then the lengths of each turn's fields.
+    width = len(MESSAGE_FIELDS)
+    starts = 3 * np.arange(len(counts) + 1) + width * offsets
+    numbers, is_turn = np.empty(starts[-1], "<i4"), np.ones(starts[-1], bool)
+    for position, values in enumerate([counts, *[_lengths(column, len(counts)) for column in extra]]):
+        numbers[starts[:-1] + position] = values
+        is_turn[starts[:-1] + position] = False
+    numbers[is_turn] = np.stack([np.asarray(values) for values in lengths], axis=1).ravel()
+    used = [column for column in columns if column is not None]
+    joined = pc.binary_join_element_wise(*used, "", null_handling="replace", null_replacement="")
+    ends = _ends(joined)[offsets]
+    if any(column is not None for column in extra):
+        rows = pc.binary_join(pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), joined), "")
+        parts = [rows, *[column for column in extra if column is not None]]
+        joined = pc.binary_join_element_wise(*parts, "", null_handling="replace", null_replacement="")
+        ends = _ends(joined)
+    structure, text = memoryview(numbers).cast("B"), memoryview(joined.buffers()[2] or b"")
+    bounds = zip(*[edges.tolist() for edges in (4 * starts[:-1], 4 * starts[1:], ends[:-1], ends[1:])], strict=True)
+    ids = []
+    for first, last, begin, end in bounds:
+        digest = hashlib.blake2b(structure[first:last], digest_size=16)
+        digest.update(text[begin:end])
+        ids.append(digest.hexdigest())
+    return ids
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+
+
+def _hashed_text(column: pa.Array) -> pa.Array | None:
+    """The texts of a column, JSON in one spelling; None where all are null."""
+    if column.null_count == len(column):
+        return None
+    if not isinstance(column, pa.ExtensionArray):
+        return column.cast(pa.string())
+    encoded = column.storage.cast(pa.string()).dictionary_encode()
+    return pa.array([_one_spelling(text) for text in encoded.dictionary.to_pylist()]).take(encoded.indices)
+
+
+def _one_spelling(text: str) -> str:
+    try:
+        return json.dumps(json.loads(text), separators=(",", ":"))
+    except (ValueError, RecursionError):  # not JSON, so it can't be mistaken for what JSON is spelled as
+        return text
+
+
+def _lengths(column: pa.Array | None, size: int) -> np.ndarray:
+    return np.full(size, -1) if column is None else pc.binary_length(column).fill_null(-1).to_numpy()
+
+
+def _ends(array: pa.Array) -> np.ndarray:
+    return np.frombuffer(array.buffers()[1], np.int32)[array.offset : array.offset + len(array) + 1]

@@ -1,0 +1,88 @@
+"""Supervised fine-tuning with TRL: one YAML is one run.
+
+    accelerate launch recipes/sft.py --config recipes/alpaca/sft_lora.yaml [--key value ...]
+
+Every key of `SftArguments` below and of TRL's `SFTConfig` is a YAML key and a flag. The result is in
+`<output_dir>/final`, with `merge: true` also in `<output_dir>/merged`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import arguments
+from transformers import set_seed
+from trl import SFTConfig, SFTTrainer
+
+from instruct_builders import publish
+from trainers import config, conversations, models, release
+
+
+@dataclass(kw_only=True)
+class SftArguments(models.ModelArguments):
+    dataset_name: str  # a directory made by recipes/build.py, a Hub dataset, or a file
+    dataset_config: str | None = None
+    dataset_revision: str | None = None
+    dataset_train_split: str = "train"
+    dataset_test_split: str | None = None  # evaluated, never trained on
+    dataset_format: str = "auto"
+    dataset_license: str | None = None  # where the data does not say it
+    test_size: float | int | None = None  # a share or a number of rows, held out of the training split
+    split_seed: int = 0
+    train_on_prompts: bool = False
+    overlength: str = "error"
+    merge: bool = False
+    hub_merged_model_id: str | None = None
+
+
+def read_arguments(argv: list[str] | None = None) -> tuple[SftArguments, SFTConfig]:
+    return arguments.parse((SftArguments, SFTConfig), argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args, training = read_arguments(argv)
+    push = config.check(args, training)
+    set_seed(training.seed)
+
+    tokenizer, template, added = models.load_tokenizer(args)
+    with training.main_process_first(desc="labels"):
+        train, test, data, counts = conversations.prepare(args, tokenizer, template, training.max_length)
+    model, revision = models.load_model(args, tokenizer, training.use_cpu)
+    trainer = SFTTrainer(
+        model=model,
+        args=training,
+        train_dataset=train,
+        eval_dataset=test,
+        processing_class=tokenizer,
+        peft_config=models.lora_config(args, added, revision),
+    )
+
+    trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
+    first = trainer.is_world_process_zero()
+    if first:
+        print("rows: " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
+        print(f"{counts['trained_tokens'] / counts['tokens']:.1%} of the tokens are trained on")
+        print(f"{trainable:,} parameters are trained")
+    loss = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint).training_loss
+    loss = {"train": loss} | ({"held out": trainer.evaluate()["eval_loss"]} if test else {})
+    final, merged = Path(training.output_dir, "final"), Path(training.output_dir, "merged")
+    release.save(trainer, final)
+    if not first:
+        return
+    print("mean loss: " + ", ".join(f"{key} {value:.4f}" for key, value in loss.items()))
+    facts = release.facts(args, training, revision, data, counts, loss)
+    release.write_model_card(final, facts, adapter=args.use_peft, repo_id=training.hub_model_id)
+    print(f"saved {final}")
+    if args.merge:
+        print(f"largest difference of merged logits: {release.merge_adapter(final, merged):.1e} of the largest logit")
+        release.write_model_card(merged, facts, adapter=False, repo_id=args.hub_merged_model_id)
+        print(f"saved {merged}")
+    for directory, repo_id in ((final, training.hub_model_id), (merged, args.hub_merged_model_id)):
+        if push and repo_id:
+            private = training.hub_private_repo is not False  # private unless public is asked for in so many words
+            print(f"published {publish.publish(directory, repo_id, private=private, repo_type='model').url}")
+
+
+if __name__ == "__main__":
+    arguments.run(main)

@@ -1,0 +1,235 @@
+"""Every template, byte for byte, on a real fast tokenizer: what is printed, what is trained on, what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jinja2.exceptions import TemplateError as JinjaError
+
+from instruct_builders.errors import TemplateError
+from trainers import templates
+
+ONE = [{"role": "user", "content": "Name a colour."}, {"role": "assistant", "content": "Blue is one."}]
+TWO = [*ONE, {"role": "user", "content": "Another?"}, {"role": "assistant", "content": "Red."}]
+SYSTEM = {"role": "system", "content": "Be brief."}
+VICUNA = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+PLAIN = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nName a colour.\n\n### Response:"
+)
+WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nName a colour.\n\n### Input:\nof the sky\n\n### Response:"
+)
+# template, messages, context -> the prompt of the first answer, and what follows it
+EXPECTED = [
+    ("alpaca", ONE, None, "<s>" + PLAIN, "Blue is one.</s>"),
+    ("alpaca", ONE, "", "<s>" + PLAIN, "Blue is one.</s>"),
+    ("alpaca", ONE, "of the sky", "<s>" + WITH_INPUT, "Blue is one.</s>"),
+    (
+        "alpaca",
+        TWO,
+        "of the sky",
+        "<s>" + WITH_INPUT,
+        "Blue is one.</s>\n\n### Instruction:\nAnother?\n\n### Response:Red.</s>",
+    ),
+    (
+        "alpaca",
+        [SYSTEM, *ONE],
+        None,
+        "<s>Be brief.\n\n### Instruction:\nName a colour.\n\n### Response:",
+        "Blue is one.</s>",
+    ),
+    ("alpaca_short", ONE, None, "<s>### Instruction:\nName a colour.\n\n### Response:\n", "Blue is one.</s>"),
+    (
+        "alpaca_short",
+        TWO,
+        "of the sky",
+        "<s>### Instruction:\nName a colour.\n\n### Input:\nof the sky\n\n### Response:\n",
+        "Blue is one.</s>\n\n### Instruction:\nAnother?\n\n### Response:\nRed.</s>",
+    ),
+    ("vicuna", ONE, None, f"<s>{VICUNA} USER: Name a colour. ASSISTANT:", " Blue is one.</s>"),
+    (
+        "vicuna",
+        TWO,
+        None,
+        f"<s>{VICUNA} USER: Name a colour. ASSISTANT:",
+        " Blue is one.</s>USER: Another? ASSISTANT: Red.</s>",
+    ),
+    ("vicuna", [SYSTEM, *ONE], None, "<s>Be brief. USER: Name a colour. ASSISTANT:", " Blue is one.</s>"),
+    ("vicuna", [SYSTEM | {"content": ""}, *ONE], None, "<s>USER: Name a colour. ASSISTANT:", " Blue is one.</s>"),
+    (
+        "vicuna_short",
+        TWO,
+        None,
+        "<s>USER: Name a colour.\nASSISTANT:",
+        " Blue is one.</s>\nUSER: Another?\nASSISTANT: Red.</s>\n",
+    ),
+    (
+        "chatml",
+        [SYSTEM, *TWO],
+        None,
+        "<s><|im_start|>system\nBe brief.<|im_end|>\n"
+        "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n",
+        "Blue is one.<|im_end|>\n<|im_start|>user\nAnother?<|im_end|>\n<|im_start|>assistant\nRed.<|im_end|>\n",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer):
+    return tiny_tokenizer(extra=("<|im_start|>", "<|im_end|>"))
+
+
+@pytest.mark.parametrize(("name", "messages", "context", "prompt", "rest"), EXPECTED)
+def test_prints_exactly_this_and_prompts_with_its_own_beginning(tokenizer, name, messages, context, prompt, rest):
+    template = templates.load(name, tokenizer)
+    variables = {} if context is None else {"context": context}
+    printed = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **variables)
+    assert printed == prompt + rest
+    answer = next(place for place, message in enumerate(messages) if message["role"] == "assistant")
+    asked = tokenizer.apply_chat_template(
+        messages[:answer], chat_template=template, tokenize=False, add_generation_prompt=True, **variables
+    )
+    assert asked == prompt
+
+
+@pytest.mark.parametrize("name", templates.NAMES)
+def test_trains_on_answers_and_stop_tokens_alone(tokenizer, name):
+    template = templates.load(name, tokenizer)
+    stop = "<|im_end|>" if name == "chatml" else "</s>"
+    lead = " " if name.startswith("vicuna") else ""
+    ids, mask = templates.supervised(template, tokenizer, [SYSTEM, *TWO])
+    trained = tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on])
+    assert trained == f"{lead}Blue is one.{stop}{lead}Red.{stop}"
+    assert templates.end_of_turn(template, tokenizer) == stop
+
+
+@pytest.mark.parametrize("name", templates.NAMES)
+def test_a_turn_with_train_false_is_printed_but_not_trained_on(tokenizer, name):
+    template = templates.load(name, tokenizer)
+    muted = [*TWO[:1], TWO[1] | {"train": False}, *TWO[2:]]
+    ids, mask = templates.supervised(template, tokenizer, muted)
+    assert ids == templates.supervised(template, tokenizer, TWO)[0]
+    assert tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on]).strip().startswith("Red.")
+    assert templates.heeds_train_flag(template, tokenizer)
+
+
+@pytest.mark.parametrize("name", templates.NAMES)
+def test_trl_finds_the_markers_and_the_trained_stop_token(tokenizer, name):
+    from trl.chat_template_utils import has_generation_markers, is_chat_template_stop_token_trained
+
+    template = templates.load(name, tokenizer)
+    assert has_generation_markers(template)
+    assert is_chat_template_stop_token_trained(tokenizer, chat_template=template)
+
+
+CALL = [{"type": "function", "function": {"name": "look", "arguments": {}}}]
+
+
+@pytest.mark.parametrize("name", templates.NAMES)
+@pytest.mark.parametrize(
+    ("messages", "variables", "says"),
+    [
+        ([ONE[0], {"role": "assistant", "content": "", "tool_calls": CALL}], {}, "tool calls"),
+        ([*ONE, {"role": "tool", "content": "4"}], {}, "tool"),
+        (ONE, {"tools": [{"type": "function", "function": {"name": "look"}}]}, "tools"),
+        ([ONE[0], ONE[1] | {"reasoning_content": "Hm."}], {}, "reasoning"),
+        ([ONE[0] | {"content": None}, ONE[1]], {}, "text"),
+        ([ONE[0] | {"role": "human"}, ONE[1]], {}, "human"),
+    ],
+)
+def test_what_it_can_not_print_it_refuses(tokenizer, name, messages, variables, says):
+    template = templates.load(name, tokenizer)
+    with pytest.raises(JinjaError, match=says):
+        tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **variables)
+
+
+@pytest.mark.parametrize("name", ["vicuna", "vicuna_short", "chatml"])
+def test_a_context_without_a_place_is_refused(tokenizer, name):
+    template = templates.load(name, tokenizer)
+    with pytest.raises(JinjaError, match="separate context"):
+        tokenizer.apply_chat_template(ONE, chat_template=template, tokenize=False, context="of the sky")
+    assert not templates.takes_context(template, tokenizer)
+    assert templates.takes_context(templates.load("alpaca", tokenizer), tokenizer)
+
+
+@pytest.mark.parametrize("name", ["alpaca", "alpaca_short", "vicuna", "vicuna_short"])
+def test_roles_out_of_order_are_refused(tokenizer, name):
+    template = templates.load(name, tokenizer)
+    for messages in (ONE[1:], [*ONE, SYSTEM], [ONE[0], ONE[0], ONE[1]]):
+        with pytest.raises(JinjaError, match="alternation"):
+            tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+
+
+def test_bos_is_printed_only_where_the_tokenizer_adds_it_itself(tiny_tokenizer):
+    without = tiny_tokenizer(adds_bos=False)
+    for name in ("alpaca", "alpaca_short", "vicuna", "vicuna_short"):
+        printed = without.apply_chat_template(ONE, chat_template=templates.load(name, without), tokenize=False)
+        assert "<s>" not in printed
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    texts=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=20), min_size=2, max_size=6),
+    name=st.sampled_from(templates.NAMES),
+)
+def test_any_text_comes_through_unchanged(tokenizer, texts, name):
+    texts = texts[: len(texts) // 2 * 2]
+    roles = ["user", "assistant"] * (len(texts) // 2)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    template = templates.load(name, tokenizer)
+    ids, mask = templates.supervised(template, tokenizer, messages)
+    stop = "<|im_end|>" if name == "chatml" else "</s>"
+    lead = " " if name.startswith("vicuna") else ""
+    pieces, open_piece = [], []
+    for token, on in zip(ids, mask, strict=True):
+        if on:
+            open_piece.append(token)
+        elif open_piece:
+            pieces.append(tokenizer.decode(open_piece))
+            open_piece = []
+    pieces += [tokenizer.decode(open_piece)] if open_piece else []
+    answers = [f"{lead}{text}{stop}" for text in texts[1::2]]
+    # A token may span the border to the prompt: its whole text is trained on, as in the originals.
+    assert len(pieces) == len(answers)
+    assert all(piece.endswith(answer) for piece, answer in zip(pieces, answers, strict=True))
+
+
+def test_load_refuses_what_can_not_be_made_right(tokenizer, tiny_tokenizer, tmp_path):
+    with pytest.raises(TemplateError, match="Did you mean 'alpaca'"):
+        templates.load("alpacca", tokenizer)
+    plain = tmp_path / "plain.jinja"
+    plain.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(TemplateError, match="markers, so there is no telling"):
+        templates.load(str(plain), tokenizer)
+    with pytest.raises(TemplateError, match="has no chat template"):
+        templates.load("model", tokenizer)
+    own = tiny_tokenizer()
+    own.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with pytest.raises(TemplateError, match="TRL has no training version"):
+        templates.load("model", own)
+
+
+def test_model_takes_trl_s_training_version_of_a_known_family(tiny_tokenizer):
+    from trl import chat_template_utils as trl_templates
+
+    tokenizer = tiny_tokenizer(extra=("<|im_start|>", "<|im_end|>"))
+    tokenizer.chat_template = trl_templates.qwen2_5_chat_template
+    template = templates.load("model", tokenizer)
+    assert templates.has_markers(template)
+    assert templates.end_of_turn(template, tokenizer) == "<|im_end|>"
+
+
+def test_a_stop_token_outside_the_markers_is_refused(tokenizer):
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
+        "{{ eos_token }}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(TemplateError, match="never learn to stop"):
+        templates.end_of_turn(template, tokenizer)

@@ -1,0 +1,140 @@
+"""Rows -> token ids and labels: the same as TRL's own where TRL is right, an error or a count where it is silent."""
+
+from __future__ import annotations
+
+import datasets
+import pytest
+
+from instruct_builders.errors import ConfigError, RowError, SourceError, TemplateError
+from trainers import conversations, templates
+
+ALPACA = [
+    {"instruction": "Name a colour.", "input": "of the sky", "output": "Blue."},
+    {"instruction": "Another?", "input": "", "output": "Red is a colour, and so are blue and green."},
+    {"instruction": "Be brief.", "input": "", "output": "Yes."},
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer):
+    return tiny_tokenizer()
+
+
+def labelled(tokenizer, name, rows=ALPACA, **options):
+    template = templates.load(name, tokenizer)
+    talk = conversations.conversations(datasets.Dataset.from_list(rows), "auto", template, tokenizer)
+    return conversations.label(talk, tokenizer, template, **options)
+
+
+def supervised_text(tokenizer, row) -> str:
+    return tokenizer.decode([token for token in row["labels"] if token != conversations.IGNORED])
+
+
+@pytest.mark.parametrize("name", ["alpaca", "vicuna"])
+def test_the_input_is_printed_where_the_template_wants_it(tokenizer, name):
+    rows, cut = labelled(tokenizer, name)
+    printed = tokenizer.decode(rows[0]["input_ids"])
+    if name == "alpaca":
+        assert "### Instruction:\nName a colour.\n\n### Input:\nof the sky\n\n### Response:" in printed
+        assert "### Input" not in tokenizer.decode(rows[1]["input_ids"])
+    else:
+        assert "USER: Name a colour.\n\nof the sky ASSISTANT: Blue.</s>" in printed
+    assert [supervised_text(tokenizer, row).strip() for row in rows] == [row["output"] + "</s>" for row in ALPACA]
+    assert cut == {"truncated": 0, "dropped": 0}
+    assert conversations.count(rows)["trained_tokens"] == sum(row["trained"] for row in rows)
+
+
+@pytest.mark.parametrize("name", ["alpaca", "vicuna"])
+def test_labels_are_those_that_trl_makes_of_the_same_rows(tokenizer, tiny_llama, tmp_path, name):
+    from trl import SFTConfig, SFTTrainer
+
+    template = templates.load(name, tokenizer)
+    talk = conversations.conversations(datasets.Dataset.from_list(ALPACA), "auto", template, tokenizer)
+    ours, _ = conversations.label(talk, tokenizer, template)
+    config = SFTConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, activation_checkpointing=False, assistant_only_loss=True
+    )
+    theirs = tokenizer.__class__.from_pretrained(tiny_llama())
+    theirs.chat_template = template
+    trainer = SFTTrainer(str(tiny_llama()), config, train_dataset=talk, processing_class=theirs)
+    for row, other in zip(ours, trainer.train_dataset, strict=True):
+        assert row["input_ids"] == other["input_ids"]
+        assert row["labels"] == other["labels"]
+
+
+def test_rows_that_are_too_long_are_an_error_cut_or_dropped_with_a_count(tokenizer):
+    with pytest.raises(ConfigError, match=r"1 of 3 rows are longer than max_length 30 \(the longest, row 1, has"):
+        labelled(tokenizer, "vicuna_short", max_length=30)
+    rows, cut = labelled(tokenizer, "vicuna_short", max_length=30, overlength="truncate")
+    assert cut == {"truncated": 1, "dropped": 0} and max(map(len, rows["input_ids"])) == 30
+    rows, cut = labelled(tokenizer, "vicuna_short", max_length=30, overlength="drop")
+    assert cut == {"truncated": 0, "dropped": 1} and len(rows) == 2
+    # 14 tokens hold the prompt of row 1 and three tokens of its answer, but no token of row 0's answer
+    rows, cut = labelled(tokenizer, "vicuna_short", max_length=14, overlength="truncate")
+    assert len(rows) + cut["dropped"] == 3 and cut["dropped"] > 0
+    assert conversations.count(rows)["trained_tokens"] == sum(row["trained"] for row in rows) > 0
+    with pytest.raises(ConfigError, match="all 3 rows"):
+        labelled(tokenizer, "vicuna_short", max_length=2, overlength="truncate")
+
+
+def test_a_row_without_an_answer_is_named(tokenizer):
+    rows = [{"messages": [{"role": "user", "content": "Hi"}]}]
+    template = templates.load("vicuna", tokenizer)
+    with pytest.raises(RowError, match="row 0, field 'messages': no token to train on"):
+        conversations.label(datasets.Dataset.from_list(rows), tokenizer, template)
+
+
+def test_a_row_that_the_template_refuses_is_named(tokenizer):
+    rows = [{"messages": [{"role": "assistant", "content": "Hi"}]}]
+    template = templates.load("vicuna", tokenizer)
+    with pytest.raises(RowError, match=r"row 0, field 'messages': .*alternation"):
+        conversations.label(datasets.Dataset.from_list(rows), tokenizer, template)
+
+
+def test_train_false_needs_a_template_that_heeds_it(tokenizer):
+    turns = [{"role": "user", "content": "Hi", "train": None}, {"role": "assistant", "content": "Ho", "train": False}]
+    rows = datasets.Dataset.from_list([{"messages": turns * 2}])
+    deaf = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content + eos_token }}"
+        "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(TemplateError, match="`train: false`"):
+        conversations.label(rows, tokenizer, deaf)
+    with pytest.raises(RowError, match="no token to train on"):
+        conversations.label(rows, tokenizer, templates.load("vicuna", tokenizer))
+
+
+def test_train_on_prompts_supervises_every_token(tokenizer):
+    rows, _ = labelled(tokenizer, "alpaca", train_on_prompts=True)
+    assert all(row["labels"] == row["input_ids"] for row in rows)
+
+
+def test_the_split_is_the_same_in_every_run_and_loses_nothing():
+    rows = datasets.Dataset.from_dict({"n": list(range(100))})
+    train, test = conversations.hold_out(rows, 0.1, seed=3)
+    again = conversations.hold_out(rows, 10, seed=3)
+    assert (train["n"][:], test["n"][:]) == (again[0]["n"][:], again[1]["n"][:])
+    assert sorted([*train["n"], *test["n"]]) == list(range(100)) and len(test) == 10
+    assert conversations.hold_out(rows, 0.1, seed=4)[1]["n"][:] != test["n"][:]
+    assert conversations.hold_out(rows, None, seed=3) == (rows, None)
+
+
+def test_what_is_known_of_the_data_comes_from_the_data(tmp_path):
+    folder = tmp_path / "built"
+    (folder / "default").mkdir(parents=True)
+    rows = datasets.Dataset.from_list(ALPACA)
+    rows.to_parquet(folder / "default" / "train-00000-of-00001.parquet")
+    (folder / "README.md").write_text(
+        "---\nlicense: cc-by-nc-4.0\nconfigs:\n- config_name: default\n  data_files:\n"
+        "  - split: train\n    path: default/train-*.parquet\n---\n"
+    )
+    loaded = conversations.load_rows(str(folder))
+    fact = conversations.describe(loaded, str(folder), "train")
+    assert fact["name"] == "built" and fact["license"] == "cc-by-nc-4.0" and fact["rows"] == 3
+    assert fact["revision"].startswith("sha256:") and str(tmp_path) not in str(fact)
+    assert conversations.describe(loaded, str(folder), "train", "mit")["license"] == "mit"
+    with pytest.raises(SourceError, match=r"a \.txt file"):
+        (tmp_path / "x.txt").write_text("x")
+        conversations.load_rows(str(tmp_path / "x.txt"))
+    with pytest.raises(SourceError, match="no rows"):
+        conversations.conversations(rows.select([]), "auto", "", None)

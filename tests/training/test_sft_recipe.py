@@ -1,0 +1,163 @@
+"""recipes/sft.py end to end on a tiny Llama: every way to train takes steps, saves, merges and says what it did."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from instruct_builders.errors import ConfigError, SourceError, TemplateError
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = "red green blue black white grey pink gold cyan lime teal plum".split()
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT 0.21 asks for the old name
+    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),  # PEFT says that it does what we want
+]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    lines = [
+        {"instruction": f"Say {word}.", "input": "loudly" if place % 2 else "", "output": f"{word}!"}
+        for place, word in enumerate(WORDS)
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines), encoding="utf-8")
+    return path
+
+
+def run(model, data, output, *flags: str) -> Path:
+    import sft
+
+    base = f"--model_name_or_path {model} --dataset_name {data} --output_dir {output} --use_cpu --disable_tqdm"
+    fixed = "--max_steps 3 --per_device_train_batch_size 4 --learning_rate 1e-2 --save_strategy no --logging_steps 1"
+    own = [*base.split(), *fixed.split(), "--activation_checkpointing", "false"]
+    sft.main([*own, *([] if "--bf16" in flags else ["--bf16", "false"]), *flags])
+    return Path(output)
+
+
+def logits(model, tokenizer):
+    import torch
+
+    ids = tokenizer("Say red.", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        return model.eval()(input_ids=ids).logits.float()
+
+
+WAYS = {
+    "full": "--chat_template vicuna",
+    "lora": "--chat_template alpaca --use_peft --merge",
+    "dora": "--chat_template vicuna_short --use_peft --use_dora --merge",
+    "rslora": "--chat_template alpaca_short --use_peft --use_rslora --merge",
+    "new_tokens": "--chat_template chatml --use_peft --merge",
+    "int8": "--chat_template alpaca --use_peft --load_in_8bit --merge",
+    "nf4": "--chat_template alpaca --use_peft --load_in_4bit --dtype bfloat16 --bf16 true --merge",
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_trains_saves_and_merges(way, tiny_llama, rows, tmp_path, capsys):
+    import torch
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = tiny_llama()
+    out = run(base, rows, tmp_path / "run", "--test_size", "2", *WAYS[way].split())
+    said = capsys.readouterr().out
+    assert re.search(r"rows: rows 10, tokens [\d,]+, trained_tokens [\d,]+, held_out 2, truncated 0, dropped 0", said)
+    assert re.search(r"mean loss: train \d\.\d+, held out \d\.\d+", said)
+    final = out / "final"
+    assert not list(out.rglob("*.bin")) and not list(final.glob("*.pt"))
+    tokenizer = AutoTokenizer.from_pretrained(final)
+    assert tokenizer.eos_token == ("<|im_end|>" if way == "new_tokens" else "</s>")
+    assert tokenizer.pad_token == "<pad>"
+    stop = json.loads((final / "generation_config.json").read_text())["eos_token_id"]
+    assert tokenizer.eos_token_id in (stop if isinstance(stop, list) else [stop])
+    if way == "full":
+        trained = AutoModelForCausalLM.from_pretrained(final)
+    else:
+        trained = AutoPeftModelForCausalLM.from_pretrained(final, dtype=torch.float32)
+        whole = AutoModelForCausalLM.from_pretrained(out / "merged")
+        assert whole.config.eos_token_id == tokenizer.eos_token_id
+        assert (logits(trained, tokenizer) - logits(whole, tokenizer)).abs().max() < 1e-5
+    before = logits(AutoModelForCausalLM.from_pretrained(base), tokenizer)
+    after = logits(trained, tokenizer)[..., : before.shape[-1]]
+    assert (after - before).abs().max() > 1e-3  # it did learn something
+    for card in out.rglob("README.md"):
+        text = card.read_text(encoding="utf-8")
+        assert str(tmp_path) not in text and str(base) not in text and str(rows) not in text
+        assert "hf_" not in text and yaml.safe_load(text.split("---")[1])["tags"][0] == "sft"
+        assert WAYS[way].split()[1] in text and "`tiny-llama`" in text and "rows.jsonl" in text
+        compile(text.split("```python\n")[1].split("```")[0], "card", "exec")
+
+
+def test_accelerate_launches_it_with_a_yaml(tiny_llama, rows, tmp_path):
+    accelerate = Path(sys.executable).with_name("accelerate")
+    command = [accelerate, "launch", "--config_file", "recipes/accelerate/cpu.yaml", "recipes/sft.py"]
+    command += ["--config", "recipes/alpaca/sft_lora.yaml", "--model_name_or_path", tiny_llama()]
+    command += ["--model_revision", "null", "--dataset_name", rows, "--dataset_revision", "null", "--dtype", "float32"]
+    command += ["--use_cpu", "--bf16", "false", "--test_size", "2", "--max_steps", "1", "--output_dir", tmp_path / "o"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [str(word) for word in command], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (tmp_path / "o" / "merged" / "model.safetensors").is_file()
+    front = yaml.safe_load((tmp_path / "o" / "final" / "README.md").read_text().split("---")[1])
+    assert front["license"] == "cc-by-nc-4.0"  # dataset_license of the YAML
+
+
+REFUSED = [
+    ("--learning_rat 1e-4", ConfigError, "Did you mean 'learning_rate'"),
+    ("--chat_template alpacca", TemplateError, "Did you mean 'alpaca'"),
+    ("--chat_template model", TemplateError, "has no chat template"),
+    ("--hub_token secret", ConfigError, "HF_TOKEN"),
+    ("--save_only_model", ConfigError, "fresh one"),
+    ("--chat_template_path x.jinja", ConfigError, "use chat_template"),
+    ("--load_in_4bit", ConfigError, "use_peft: true"),
+    ("--use_peft --load_in_4bit --load_in_8bit --chat_template alpaca", ConfigError, "Choose one"),
+    ("--merge", ConfigError, "no adapter to merge"),
+    ("--push_to_hub", ConfigError, "needs hub_model_id"),
+    ("--push_to_hub --hub_model_id me/x --use_peft", ConfigError, "local folder"),
+    ("--test_size 2 --dataset_test_split test --chat_template alpaca", ConfigError, "Choose one"),
+    ("--test_size 12 --chat_template alpaca", ConfigError, "leaves one side empty"),
+    ("--max_length 10 --chat_template alpaca", ConfigError, "12 of 12 rows are longer than max_length 10"),
+    ("--overlength cut --chat_template alpaca", ConfigError, "error, truncate, drop"),
+    ("--dtype int4 --chat_template alpaca", ConfigError, "auto, bfloat16"),
+    ("--dataset_train_split validation --chat_template alpaca", SourceError, "validation"),
+]
+
+
+@pytest.mark.parametrize(("flags", "error", "says"), REFUSED, ids=[flags for flags, _, _ in REFUSED])
+def test_what_can_not_be_right_is_refused_before_training(flags, error, says, tiny_llama, rows, tmp_path):
+    with pytest.raises(error, match=says):
+        run(tiny_llama(), rows, tmp_path, *flags.split())
+    assert not (tmp_path / "final").exists()
+
+
+def test_a_missing_model_is_named(rows, tmp_path):
+    with pytest.raises(SourceError, match="no-such-folder"):
+        run(tmp_path / "no-such-folder", rows, tmp_path, "--chat_template", "alpaca")
+
+
+def test_the_pushed_directories_are_the_final_ones(tiny_llama, rows, tmp_path, monkeypatch):
+    from instruct_builders import publish
+
+    pushed = []
+
+    def record(directory, repo_id, **options):
+        pushed.append((directory, repo_id, options))
+        return publish.PublishResult(url=f"https://huggingface.co/{repo_id}", commit=None, tag=None, files=[])
+
+    monkeypatch.setattr(publish, "publish", record)
+    flags = "--chat_template alpaca --use_peft --merge --push_to_hub --hub_merged_model_id me/merged"
+    out = run(tiny_llama(), rows, tmp_path, *flags.split())
+    assert pushed == [(out / "merged", "me/merged", {"private": True, "repo_type": "model"})]
+    assert "me/merged" in (out / "merged" / "README.md").read_text()

@@ -1,0 +1,73 @@
+"""What a training run may ask for. TRL takes many keys that would do nothing here, or harm: those are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from instruct_builders.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trl import SFTConfig
+
+# Keys of SFTConfig that this project decides itself -> what to do instead.
+NOT_OURS = {
+    "hub_token": "it would be stored in every checkpoint; set the environment variable HF_TOKEN",
+    "save_only_model": "a run resumed without its optimizer goes on silently with a fresh one; leave it out",
+    "ignore_data_skip": "a resumed run would see rows twice; leave it out",
+    "trust_remote_code": "code of a model repository is never run here; choose a model that transformers knows",
+    "model_init_kwargs": "use dtype and attn_implementation",
+    "chat_template_path": "use chat_template",
+    "eos_token": "it is the chat template's end-of-turn token",
+    "pad_token": "it is chosen so that it never ends a turn",
+    "truncation_mode": "use overlength; rows are cut at their end",
+    "completion_only_loss": "only answers are trained on; use train_on_prompts to change that",
+    "dataset_text_field": "use dataset_format",
+    "dataset_kwargs": "rows are labelled before the trainer sees them",
+    "hub_strategy": "only the final directories are pushed, once",
+    "hub_always_push": "only the final directories are pushed, once",
+    "hub_revision": "pushes go to the main branch",
+}
+
+
+def check(args: object, training: SFTConfig) -> bool:
+    """Refuses what can't be done, and sets what follows from the rest.
+
+    `training.assistant_only_loss` becomes the opposite of `args.train_on_prompts`, and `training.push_to_hub` becomes
+    false: the trainer would push every save, pickles and all. The recipe pushes the final directories instead.
+
+    Args:
+        args (`SftArguments`): The recipe's arguments.
+        training (`SFTConfig`): TRL's arguments.
+
+    Returns:
+        `bool`: Whether the final directories are to be pushed.
+
+    Raises:
+        ConfigError: For the first thing that can't be right, before anything is loaded.
+    """
+    for field in dataclasses.fields(training):
+        if field.name in NOT_OURS and _given(training, field):
+            raise ConfigError(f"{field.name}: not taken by this recipe: {NOT_OURS[field.name]}.")
+    if (args.load_in_4bit or args.load_in_8bit) and not args.use_peft:
+        raise ConfigError("load_in_4bit and load_in_8bit train an adapter on a frozen base: set use_peft: true.")
+    if args.merge and not args.use_peft:
+        raise ConfigError("merge: true without use_peft: there is no adapter to merge. Leave merge out.")
+    if args.hub_merged_model_id and not (args.merge and training.push_to_hub):
+        raise ConfigError("hub_merged_model_id needs merge: true and push_to_hub: true.")
+    if training.push_to_hub and not (training.hub_model_id or args.hub_merged_model_id):
+        raise ConfigError("push_to_hub: true needs hub_model_id, such as your-name/model-name.")
+    if training.push_to_hub and training.hub_model_id and args.use_peft and Path(args.model_name_or_path).exists():
+        raise ConfigError(
+            f"hub_model_id: an adapter whose base is the local folder {args.model_name_or_path!r} could be loaded by "
+            "nobody else. Push the base first and train from there, or push the merged model (hub_merged_model_id)."
+        )
+    training.assistant_only_loss = not args.train_on_prompts
+    push, training.push_to_hub = training.push_to_hub, False
+    return push
+
+
+def _given(training: SFTConfig, field: dataclasses.Field) -> bool:
+    value, default = getattr(training, field.name), field.default
+    return getattr(value, "value", value) != getattr(default, "value", default)
