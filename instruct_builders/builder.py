@@ -175,14 +175,15 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         raise SourceError(f"{self.NAME}: no row at all in {', '.join(file.name for file in self.files)}.")
 
     def _info(self) -> datasets.DatasetInfo:
-        empty = self._output(pa.table([pa.nulls(0, field.type) for field in records.RECORD], schema=records.RECORD))
+        schema = records.RECORD.append(ingest.ROW)
+        empty = self._output(pa.table([pa.nulls(0, field.type) for field in schema], schema=schema))
         return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(empty.schema))
 
     def _output(self, table: pa.Table) -> pa.Table:
         """Records -> the columns of the configured format, provenance kept."""
         if self.config.format == "record":
             return table
-        unused = [name for name in ("context", "tools") if name not in self.fields]
+        unused = [ingest.ROW.name, *(name for name in ("context", "tools") if name not in self.fields)]
         table = table.drop_columns(unused)
         fields = [name for name in records.MESSAGE_FIELDS if name in self.fields]
         table = formats.from_record(table, self.config.format, message_fields=fields)

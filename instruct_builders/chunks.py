@@ -166,7 +166,11 @@ class Draft:
         self.flush()
         empty = np.zeros(0, np.int64)
         starts = np.concatenate([empty, *self.starts])
-        table = pa.concat_tables(self.tables) if self.tables else _table([()] * (len(self.schema) + 1), self.schema.append(EXTRA))
+        table = (
+            pa.concat_tables(self.tables)
+            if self.tables
+            else _table([()] * (len(self.schema) + 1), self.schema.append(EXTRA))
+        )
         row = np.concatenate([empty, *self.rows])
         return Chunk(table, row, self.lines_at(starts).astype(np.int64), starts + self.start, self.rejected)
 

@@ -107,7 +107,9 @@ def _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, lang
         features=features, splits=infos, download_size=download_size, dataset_size=total, config_name=config
     )
     example = next(iter(splits.values()))[0]
-    card = cards.dataset_card(build, info, example, repo_id=repo_id or staging.stem, title=title, languages=languages)
+    card = cards.dataset_card(
+        build, info, example, repo_id=repo_id or f"./{staging.stem}", title=title, languages=languages
+    )
     (staging / "README.md").write_text(card, encoding="utf-8")
     (staging / BUILD_FILE).write_text(json.dumps(build, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     quarantine.write_lines(staging / "rejected.jsonl", lines)

@@ -23,6 +23,9 @@ FIELD_HINTS = {
 }
 
 
+ROW = pa.field("row", pa.int64())  # rides along with records: the row's place in its source, for later rejections
+
+
 class ReadOptions(Protocol):
     """The fields of [`InstructConfig`] that reading depends on."""
 
@@ -53,7 +56,8 @@ def records_of(
     table = with_provenance(formats.to_record(native, source_format), file, options.license)
     tokens = validation.SPECIAL_TOKENS if options.control_tokens == "reject" else ()
     verdict = validation.validate(table, special_tokens=tokens, max_chars=options.max_chars)
-    table = table.select(records.RECORD.names).append_column("rejected", verdict)
+    table = table.select(records.RECORD.names).append_column(ROW, pa.array(chunk.row))
+    table = table.append_column("rejected", verdict)
     bad = np.flatnonzero(pc.is_valid(verdict).to_numpy(zero_copy_only=False))
     good, rejected = quarantine.split_rejected(table)
     lines = [{**line.as_dict(), "split": file.split} for line in chunk.rejected]

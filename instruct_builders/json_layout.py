@@ -201,7 +201,9 @@ def _row_keys(head: bytes, starts: list[int], schema: pa.Schema) -> list[bytes]:
     nested = {part.name for kind in schema.types for part in _nested(kind)}
     first = [next(iter(_members(head, start)), ("", 0))[0] for start in starts]
     names = [name for name in dict.fromkeys([*first, *schema.names]) if name and name not in nested]
-    spellings = [(name.encode(errors="surrogatepass"), json.dumps(name)[1:-1].encode()) for name in names or schema.names]
+    spellings = [
+        (name.encode(errors="surrogatepass"), json.dumps(name)[1:-1].encode()) for name in names or schema.names
+    ]
     return [re.escape(spelling) for pair in spellings for spelling in dict.fromkeys(pair)] or [rb"[^\"\\]*"]
 
 

@@ -213,7 +213,8 @@ class JsonParser:
                 return position
             if end is None:
                 end = self._spanning(buffer, position, stop)
-                if end is None and not last and len(buffer) - position < self.span:
+                unsure = len(buffer) - position < self.span if end is None else end > bounds[-1]
+                if unsure and not last:
                     return position
                 if end is not None:
                     stop = int(bounds[np.searchsorted(bounds, end)])

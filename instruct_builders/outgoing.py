@@ -10,10 +10,11 @@ from pathlib import Path
 from . import secret_scan
 from .errors import PublishError, SecretFound
 
-# Pickles run code where they are loaded, and training_args.bin can hold a token; the last three are half-written.
+# Pickles run code where they are loaded, and training_args.bin can hold a token; then what is half-written; rejected
+# rows are raw text that no check has passed, and stay with whoever built the data.
 LEFT_OUT = (
     *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "optimizer*", "rng_state*"),
-    *("*.incomplete", "*.tmp", "*.lock"),
+    *("*.incomplete", "*.tmp", "*.lock", "rejected.jsonl"),
 )
 # Kinds of file that builds and releases write. On the Hub such a file that the directory lacks belongs to an older
 # version and is deleted; others (LICENSE, notes.md, .gitattributes, ...) stay.

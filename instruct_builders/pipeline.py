@@ -70,7 +70,7 @@ def build(
     lines += dropped
     if not len(kept):
         raise BuildError(f"no row is left after {len(lines)} were rejected, the first:\n{quarantine.describe(lines)}")
-    splits = {name: kept.filter(pc.equal(kept["split"], name)).drop_columns("split") for name in names}
+    splits = {name: kept.filter(pc.equal(kept["split"], name)).drop_columns(["split", "row"]) for name in names}
     if test_size:
         splits = _with_test(splits, test_size, seed)
     converted = formats.convert(
@@ -112,11 +112,15 @@ def transformed(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table,
         table, (count,) = transforms.apply(table, [step])
         counts.append(count)
         table, bad = quarantine.split_rejected(table)
+        if not len(bad):
+            continue
+        own = bad.drop_columns(["source", "split", "row"])
         for position, (source, split) in enumerate(
             zip(bad["source"].to_pylist(), bad["split"].to_pylist(), strict=True)
         ):
-            row = bad.slice(position, 1).drop_columns(["source", "split"])
-            lines += quarantine.rejected_rows(row, stage=count["name"], split=split, file=source)
+            places = {"row": bad["row"].to_numpy()[position : position + 1]}
+            row = own.slice(position, 1)
+            lines += quarantine.rejected_rows(row, stage=count["name"], split=split, file=source, places=places)
     return table, counts, lines
 
 

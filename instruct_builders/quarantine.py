@@ -52,7 +52,7 @@ def rejected_rows(
     for position, (why, row) in enumerate(
         zip(table["rejected"].to_pylist(), table.select(names).to_pylist(), strict=True)
     ):
-        raw = json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
+        raw = json.dumps(_without_nulls(row), ensure_ascii=False)
         place = {key: int(places[key][position]) for key in ("row", "line", "offset") if key in places}
         lines.append(
             {
@@ -66,6 +66,12 @@ def rejected_rows(
             }
         )
     return lines
+
+
+def _without_nulls(value):
+    if isinstance(value, dict):
+        return {key: _without_nulls(entry) for key, entry in value.items() if entry is not None}
+    return [_without_nulls(entry) for entry in value] if isinstance(value, list) else value
 
 
 def _raw(text: bytes) -> dict:

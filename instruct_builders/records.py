@@ -70,6 +70,12 @@ REASONS: dict[str, str] = {
     "schema": "fields other than the format's",
 }
 
+
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """A table without rows; `Schema.empty_table` fails on JSON inside a list or struct (pyarrow 26)."""
+    return pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
 _ID_ROWS = 1_000  # rows hashed at a time: few enough that the allocator uses the same memory again
 
 

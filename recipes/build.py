@@ -87,7 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.push_to_hub:
         from instruct_builders.publish import publish
 
-        print(publish(target, args.repo_id, private=args.private, tag=args.tag))
+        result = publish(target, args.repo_id, private=args.private, tag=args.tag)
+        done = "published" if result.committed else "already published"
+        print(f"{done}: {result.url} at {result.commit}, {len(result.files)} files; left here: {result.left_out}")
     return 0
 
 

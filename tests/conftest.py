@@ -18,6 +18,7 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     OMP_NUM_THREADS="1",  # more threads make tiny models slower on a busy machine
 )
+pytest_plugins = ["hub_fixtures"]  # starts the loopback Hub before anything imports huggingface_hub
 ROOT = Path(__file__).resolve().parent.parent
 _connect = socket.socket.connect
 

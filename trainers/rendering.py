@@ -9,6 +9,7 @@ the real text byte for byte. Then every stand-in tells the place of its message.
 from __future__ import annotations
 
 import functools
+import json
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -90,6 +91,10 @@ class Printer:
         self.has_markers = re.search(r"\{%-?\s*generation\s*-?%\}", self.source) is not None
         added = [token for token in map(str, tokenizer.added_tokens_decoder.values()) if token.strip()]
         added.sort(key=len, reverse=True)
+        step = tokenizer.backend_tokenizer.post_processor
+        step = json.loads(step.__getstate__()) if step else {}
+        # Whether the tokenizer's offsets leave out the blank that a token begins with.
+        self.trims = any(part.get("trim_offsets", False) for part in [step, *step.get("processors", [])])
         self.added = re.compile("|".join(map(re.escape, added)) or "(?!)")
 
     def text(self, messages: list[dict], prompt: bool = False) -> str:

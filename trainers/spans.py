@@ -187,7 +187,11 @@ def _end(marked: Marked, whole: View, index: int, last: Run | None, start: int, 
         raise Refusal(
             4,
             f"message {index} is followed by {rest[:80]!r}"
-            + (f", and no telling which of {tokens} ends the turn" if tokens else ", where no special token ends the turn"),
+            + (
+                f", and no telling which of {tokens} ends the turn"
+                if tokens
+                else ", where no special token ends the turn"
+            ),
         )
     stop, end = inside[-1]
     return own_end + stop, own_end + end, len(text) if is_last else own_end + max(end, shared)

@@ -42,7 +42,7 @@ def read(columns: dict[str, pa.Array]) -> Batch:
 
 
 def _add_history(batch: Batch, history: pa.Array) -> pa.Array:
-    """Put the earlier rounds before the row's own; returns where the list is empty, since null is written for none."""
+    """Put the earlier rounds before the row's own; returns where it is empty: null is written for none."""
     pairs, texts, _ = flatten(history)
     sizes = pc.list_value_length(texts).fill_null(0).to_numpy() if is_list(texts.type) else np.empty(0)
     odd = np.flatnonzero(sizes != 2)
@@ -65,7 +65,7 @@ def _add_history(batch: Batch, history: pa.Array) -> pa.Array:
 
 
 def _add_system(batch: Batch, system: pa.StringArray) -> pa.Array:
-    """A system turn where the column says something; returns where the text is empty, since null is written for none."""
+    """A system turn where the column says something; returns where it is empty: null is written for none."""
     said = pc.greater(pc.binary_length(system), 0).fill_null(False)
     empty = pc.and_(system.is_valid(), pc.invert(said)).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(said.to_numpy(zero_copy_only=False))]).astype(np.int32)

@@ -16,7 +16,7 @@ from instruct_builders.formats.layout import Layout, check_message_fields
 from instruct_builders.formats.native import OPTIONAL, REQUIRED, check_format, shape, turn_fields, understand
 from instruct_builders.formats.tables import check_options, pieces, read_batch, unify, write_batch
 from instruct_builders.formats.turns import flatten
-from instruct_builders.records import MESSAGE_FIELDS
+from instruct_builders.records import MESSAGE_FIELDS, empty_table
 
 BATCH_ROWS = 5_000  # rows per call of Dataset.map: fewer cost more calls, more cost memory
 
@@ -144,7 +144,7 @@ def _convert_stream(dataset, source: str, target: str, asked: dict):
     plan = _plan(shape(columns), source, target, asked)
     plan["layout"] = _stream_layout(plan, shape(columns))
     was = getattr(dataset, "_formatting", None)  # IterableDataset has no public property for it
-    empty = convert_batch(columns.empty_table(), [0], **plan)
+    empty = convert_batch(empty_table(columns), [0], **plan)
     if features is None:
         import datasets
 

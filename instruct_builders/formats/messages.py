@@ -15,19 +15,26 @@ NAMES = {name: name for name in MESSAGE_FIELDS}
 
 
 def read(columns: dict[str, pa.Array], *, turns: str = "messages") -> Batch:
-    batch = read_record(columns, turns=turns)
+    batch = _read(columns, turns)
+    kept.keep(batch, "messages", fill_called_content(batch))
     split_context(batch)
     return batch
 
 
 def read_record(columns: dict[str, pa.Array], *, turns: str = "messages") -> Batch:
     """A record's messages, context, tools and meta as they are: nothing is joined in them."""
+    batch = _read(columns, turns)
+    if pieces := fill_called_content(batch):
+        kept.keep(batch, "messages", pieces)
+    return batch
+
+
+def _read(columns: dict[str, pa.Array], turns: str) -> Batch:
     offsets, fields, null_rows = read_turns(columns[turns], turns, NAMES)
     batch = Batch(offsets, fields, null_rows, names=(turns, "role", "content"))
     batch.context = text(columns["context"], "context") if "context" in columns else None
     batch.tools = json_text(batch, columns["tools"], "tools") if "tools" in columns else None
     batch.meta = text(columns["meta"], "meta") if "meta" in columns else None
-    fill_called_content(batch, "messages")
     return batch
 
 
@@ -51,21 +58,21 @@ def _is_json(value: str) -> bool:
     return True
 
 
-def fill_called_content(batch: Batch, source: str) -> None:
-    """A null content beside tool calls is how OpenAI spells an empty one; remember which turns said null."""
+def fill_called_content(batch: Batch) -> dict[str, pa.Array]:
+    """A null content beside tool calls is how OpenAI spells an empty one; returns which turns said null."""
     content = batch.fields["content"]
     if not content.null_count or "tool_calls" not in batch.fields:
-        return
+        return {}
     spelled_null = pc.and_(content.is_null(), batch.fields["tool_calls"].is_valid())
     turns = np.flatnonzero(spelled_null)
     if not len(turns):
-        return
+        return {}
+    batch.fields["content"] = pc.if_else(spelled_null, "", content)
     rows = np.searchsorted(batch.offsets, turns, side="right") - 1
     counts = np.bincount(rows, minlength=len(batch))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     items = pa.array(turns - batch.offsets[rows]).cast(pa.string())
-    kept.keep(batch, source, {"null_content": kept.json_lists(offsets, items, counts > 0)})
-    batch.fields["content"] = pc.if_else(spelled_null, "", content)
+    return {"null_content": kept.json_lists(offsets, items, counts > 0)}
 
 
 def write(batch: Batch, layout: Layout) -> dict[str, pa.Array]:
@@ -89,7 +96,8 @@ def restore_null_content(batch: Batch, content: pa.Array, entries: list) -> pa.A
     """Undo [`fill_called_content`], where the turn still calls tools and says nothing else."""
     null = np.zeros(batch.turns, bool)
     for rows, entry in entries:
-        for position in entry.get("null_content") or ():
+        positions = entry.get("null_content")
+        for position in positions if isinstance(positions, list) else ():
             turns = batch.offsets[rows] + position
             null[turns[turns < batch.offsets[rows + 1]]] = True
     if not null.any() or "tool_calls" not in batch.fields:

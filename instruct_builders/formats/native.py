@@ -173,7 +173,7 @@ def native_schema(format: str, columns=None) -> pa.Schema:
         "text": {},
     }[format]
     rare = {"system": pa.string(), "context": pa.string(), "history": pa.list_(pa.list_(pa.string())), "meta": JSON}
-    for name in [name for name in OPTIONAL[format] if name in found]:
+    for name in [name for name in OPTIONAL[format] if name in found and name != "tools"]:
         kind = optional.get(name, rare.get(name))
         told = found[name] is not None and not pa.types.is_null(found[name])  # a name alone or a null says no type
         if kind is not None and (not told or _holds(name, found[name])):

@@ -39,11 +39,14 @@ def read(columns: dict[str, pa.Array]) -> Batch:
     batch.context = text(columns["context"], "context") if "context" in columns else None
     batch.tools = messages.json_text(batch, columns["tools"], "tools") if "tools" in columns else None
     batch.meta = text(columns["meta"], "meta") if "meta" in columns else None
+    pieces = {}
     if answers is not None:
-        counts = pa.array(answers).cast(pa.string())
-        none = pa.scalar(None, pa.string())
-        kept.keep(batch, "prompt_completion", {"completion": pc.if_else(pa.array(answers != 1), counts, none)})
-        messages.fill_called_content(batch, "prompt_completion")
+        counts, none = pa.array(answers).cast(pa.string()), pa.scalar(None, pa.string())
+        pieces = {
+            "completion": pc.if_else(pa.array(answers != 1), counts, none),
+            **messages.fill_called_content(batch),
+        }
+    kept.keep(batch, "prompt_completion", pieces)
     split_context(batch)
     return batch
 
@@ -102,7 +105,8 @@ def _write_lists(batch: Batch, layout: Layout) -> dict[str, pa.Array]:
     counts = np.diff(batch.offsets)
     answers = np.ones(len(batch), np.int64)
     for rows, entry in entries:
-        answers[rows] = entry.get("completion", 1)
+        size = entry.get("completion")
+        answers[rows] = size if isinstance(size, int) and size >= 0 else 1
     bad = np.flatnonzero(answers > counts)
     if len(bad):
         message = f"{counts[bad[0]]} turns; the last {answers[bad[0]]} would be the completion"

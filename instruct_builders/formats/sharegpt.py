@@ -188,7 +188,8 @@ def _write_calls(body: Batch, entries: list) -> pa.Array:
         shape = '[{"type": "function", "function": {"name": ..., "arguments": {...}}}] beside an empty content'
         body.fail(row, place, f"sharegpt has no place for these calls; it holds {shape}")
     for rows, entry in entries:
-        for position, raw in (entry.get("values") or {}).items():
+        values_kept = entry.get("values")
+        for position, raw in values_kept.items() if isinstance(values_kept, dict) else ():
             turns = body.offsets[rows] + int(position)
             turns = turns[turns < body.offsets[rows + 1]]
             stored = function_calls.stored_calls(raw)[0]
@@ -209,7 +210,7 @@ def _write_roles(body: Batch, entries: list) -> pa.Array:
     counts = np.diff(body.offsets)
     for rows, entry in entries:
         given = entry.get("roles")
-        if not given or not all(name in SPELLINGS for name in given):
+        if not isinstance(given, list) or not given or not all(name in names for name in given):
             continue
         given = np.array([names.index(name) for name in given])
         rows = rows[counts[rows] == len(given)]

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from instruct_builders.errors import TemplateError
-from instruct_builders.formats import kept
 from instruct_builders.formats.layout import Layout
 from instruct_builders.formats.turns import Batch, constant_roles, join_context, nest
 from instruct_builders.formats.turns import text as text_of
@@ -94,7 +93,6 @@ def render(batch: Batch, template: str, bos_token: str = "", eos_token: str = ""
             )
         except JinjaError as error:
             batch.fail(row, "messages", f"the template refuses this row: {error}")
-    kept.restore(batch, "text")
     return pa.array(texts, pa.string())
 
 

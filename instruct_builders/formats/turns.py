@@ -118,6 +118,8 @@ def read_turns(column: pa.Array, name: str, names: dict[str, str]) -> tuple[np.n
         name (`str`): The column's name, for error messages.
         names (`dict`): The struct fields that are understood -> their message field.
     """
+    if not is_list(column.type):
+        raise ConfigError(f"{name!r} holds {column.type}; a list of {{{', '.join(list(names)[:2])}}} belongs there")
     offsets, values, null_rows = flatten(column)
     if pa.types.is_null(values.type):  # every row is an empty list: the type of a turn was never seen
         return offsets, {field: pa.nulls(0, pa.string()) for field in ("role", "content")}, null_rows

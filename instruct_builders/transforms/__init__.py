@@ -46,8 +46,9 @@ TRANSFORMS: dict[str, Callable[..., pa.Table]] = {
 WHOLE_TABLE = frozenset({"exact_duplicates", "duplicate_ids"})
 SPLITTING = frozenset({"split_long"})  # the only ones that add rows; they give the new rows their ids
 
-# What FastChat does to ShareGPT's export by default, in its order. `blocked_words` (openai, chatgpt), `language` and
-# `split_long` are further steps of its, left out for needing a decision.
+# What FastChat does to ShareGPT's export by default, in its order. Its key for duplicates is the first answer and the
+# number of turns; the whole first round, as here, does not take "Sure!" to two questions for the same. Further steps of
+# its are left out for needing a decision: `blocked_words` (openai, chatgpt), `language` and `split_long`.
 VICUNA: list[str | dict] = [
     "trim_turns",
     "alternation",
@@ -156,7 +157,7 @@ def add_counts(accounts: Sequence[list[dict]]) -> list[dict]:
     total = []
     for entries in zip(*accounts, strict=True):
         if len({entry["name"] for entry in entries}) > 1:
-            raise ValueError(f"accounts of different steps: {sorted({entry['step'] for entry in entries})}.")
+            raise ValueError(f"accounts of different steps: {sorted({entry['name'] for entry in entries})}.")
         numbers, reasons = Counter(), Counter()
         for entry in entries:
             numbers.update({key: value for key, value in entry.items() if isinstance(value, int)})

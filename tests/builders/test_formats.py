@@ -173,7 +173,7 @@ def test_messages_round_trip(rows):
 def test_conversational_prompt_completion_round_trip(rows, data):
     split = []
     for row in rows:
-        turns = row.pop("messages") + [{"role": "assistant", "content": "last"}]
+        turns = [*row.pop("messages"), {"role": "assistant", "content": "last"}]
         at = data.draw(st.integers(0, len(turns) - 1))
         split.append({"prompt": turns[:at], "completion": turns[at:], **row})
     schema = pa.schema([("prompt", pa.list_(MESSAGE)), ("completion", pa.list_(MESSAGE)), *list(MESSAGES)[1:]])
@@ -493,9 +493,9 @@ def test_splits_get_the_same_features():
     train = [{"messages": chat("a", "b"), "tools": None, "context": None}]
     turns = [*chat("a", "b"), {"role": "user", "content": "c"}]
     turns.append({"role": "assistant", "content": "", "tool_calls": json.loads(calls)})
-    full = [{name: None for name in records.MESSAGE_FIELDS} | turn for turn in turns]
+    full = [dict.fromkeys(records.MESSAGE_FIELDS) | turn for turn in turns]
     test = [{"messages": full, "tools": None, "context": None}]
-    train[0]["messages"] = [{name: None for name in records.MESSAGE_FIELDS} | turn for turn in train[0]["messages"]]
+    train[0]["messages"] = [dict.fromkeys(records.MESSAGE_FIELDS) | turn for turn in train[0]["messages"]]
     splits = datasets.DatasetDict(
         {
             "train": datasets.Dataset.from_list(train, features=features),
@@ -581,7 +581,7 @@ def test_native_schemas():
 
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_a_table_read_with_the_native_schema_converts(name):
-    table = formats.native_schema(name).empty_table()
+    table = records.empty_table(formats.native_schema(name))
     assert formats.detect(table.schema) == name
     assert len(formats.to_record(table, name)) == 0
     assert formats.convert(table, name, name).column_names == table.column_names

@@ -161,9 +161,7 @@ def test_the_last_round_is_not_lost():
     row = [(U, "u" * 14), (A, "a" * 14), (U, "v" * 14), (A, "b" * 14), (U, "w" * 14), (A, "c" * 14)]
     table = split([row], max_tokens=100, count=lambda texts: [len(text) for text in texts])
     assert turns(table) == [row[:4], row[4:]]
-    assert turns(split([row[:4]], max_tokens=80, count=lambda texts: map(len, texts) and [14] * len(texts))) == [
-        row[:4]
-    ]
+    assert turns(split([row[:4]], max_tokens=80, count=lambda texts: [len(text) for text in texts])) == [row[:4]]
     whole = records.content_ids(conversations(row))[0].as_py()
     assert table["parent"].to_pylist() == [whole, whole]
     assert [json.loads(text) for text in table["meta"].to_pylist()] == [
@@ -232,7 +230,7 @@ def test_nothing_is_lost_and_every_part_fits(rows, limit, overhead):
         assert (size > limit) == (row["rejected"] is not None)
         if row["rejected"]:
             assert row["rejected"]["reason"] == "too_long" and row["rejected"]["detail"].startswith(f"{size} ")
-            body = [role for role, _ in messages[messages[:1] == [*filter(lambda m: m[0] == S, messages[:1])] and 0 :]]
+            body = [role for role, _ in messages[messages[0][0] == S :]]
             starts = [n for n, role in enumerate(body) if role == U and (n == 0 or body[n - 1] != U)]
             assert len(starts) <= 1  # one round that can't be split further
     assert [back.get(name, []) for name in given_ids] == rows
@@ -251,16 +249,23 @@ def test_splitting_by_a_tokenizers_own_count(tmp_path):
     for path in (tmp_path, tmp_path / "tokenizer.json"):
         parts = split([row], max_tokens=60, tokenizer=path)
         sizes = [sum(len(content.split()) + 6 for _, content in part) for part in turns(parts)]
-        assert sum(turns(parts), []) == row and max(sizes) <= 60 and len(sizes) > 3
+        assert [turn for part in turns(parts) for turn in part] == row and max(sizes) <= 60 and len(sizes) > 3
     with pytest.raises(ConfigError, match="there is no file"):
         split([row], max_tokens=60, tokenizer=tmp_path / "missing.json")
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [{}, {"max_tokens": 5}, {"max_tokens": 5, "max_chars": 5}, {"max_chars": 5, "count": len}, {"max_chars": 0}]
-    + [{"max_chars": "5"}, {"max_tokens": 5, "count": len, "tokenizer": "x"}],
-)
+LIMITS = [
+    {},
+    {"max_tokens": 5},
+    {"max_tokens": 5, "max_chars": 5},
+    {"max_chars": 5, "count": len},
+    {"max_chars": 0},
+    {"max_chars": "5"},
+    {"max_tokens": 5, "count": len, "tokenizer": "x"},
+]
+
+
+@pytest.mark.parametrize("parameters", LIMITS)
 def test_limits_that_do_not_fit_together(parameters):
     with pytest.raises(ConfigError, match="split_long"):
         split([[(U, "a"), (A, "b")]], **parameters)

@@ -240,7 +240,7 @@ LOCAL = {
 
 
 @pytest.mark.parametrize("name", LOCAL)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(rows=ROWS, cut=st.integers(0, 5), rejected=st.integers(0, 4))
 def test_any_row_local_transform(name, rows, cut, rejected):
     """Twice is once; slices, chunks and other rows of the table make no difference; rejected rows stay as they are."""

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,12 @@ def pytest_configure(config):
 
 
 @pytest.fixture
-def hub(monkeypatch) -> LoopbackHub:
+def hub(monkeypatch) -> Iterator[LoopbackHub]:
     """An empty Hub. `HF_TOKEN` is that of the user "me", who also writes to the organisation "org"."""
     from huggingface_hub import HfFileSystem
 
     _HUB.reset()
     HfFileSystem.clear_instance_cache()  # it remembers listings, also of a repository that is gone
     monkeypatch.setenv("HF_TOKEN", _HUB.add_user("me", orgs=["org"]))
-    return _HUB
+    yield _HUB
+    assert not _HUB.faults, "the test asked for faults that never happened"

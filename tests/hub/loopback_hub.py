@@ -101,12 +101,18 @@ class LoopbackHub:
         return user is not None and (user == namespace or user in self.orgs.get(namespace, ()))
 
     def fail_next(self, route: str, status: int = 503, times: int = 1, headers: dict[str, str] | None = None) -> None:
-        """The next `times` requests to `route` (a name in ROUTES) are refused with `status`; nothing is kept."""
-        self.faults += [{"route": route, "status": status, "headers": headers}] * times
+        """The next `times` requests to `route` are refused with `status`; nothing is kept."""
+        self._add_fault(route, times, {"status": status, "headers": headers})
 
-    def cut_next(self, route: str, times: int = 1, when: str = "upload") -> None:
+    def cut_next(self, route: str, times: int = 1, when: str = _UPLOAD_CUT) -> None:
         """The next `times` connections are cut: in mid "upload", or before the "answer" to a done deed."""
-        self.faults += [{"route": route, "cut": when}] * times
+        self._add_fault(route, times, {"cut": when})
+
+    def _add_fault(self, route: str, times: int, fault: dict) -> None:
+        names = [answer.__name__ for _, _, answer in ROUTES]
+        if route not in names or fault.get("cut") not in (None, _UPLOAD_CUT, _ANSWER_CUT):
+            raise ValueError(f"no such fault: {route!r}, {fault}; routes are {names}")
+        self.faults += [{"route": route, **fault}] * times
 
     def take_fault(self, route: str) -> dict:
         fault = next((f for f in self.faults if f["route"] == route), {})

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -135,8 +136,6 @@ def test_a_commit_refused_for_good_leaves_the_old_version(hub, tmp_path, built):
 
 
 def test_the_wait_that_the_hub_asks_for_is_kept_or_told(hub, built):
-    import time
-
     hub.fail_next("commit", status=429, headers={"Retry-After": "1"})
     start = time.monotonic()
     publish(built, "org/data", **FAST)
@@ -209,6 +208,7 @@ def test_killed_while_uploading_leaves_main(hub, tmp_path, built):
     try:
         while not hub.count("lfs_put", 0):
             assert process.poll() is None
+            time.sleep(0.01)
     finally:
         process.kill()
         process.wait()
