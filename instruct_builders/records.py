@@ -64,6 +64,7 @@ REASONS: dict[str, str] = {
     "too_long": "longer than the limit that was set",
     "too_short": "shorter than the limit that was set",
     "wrong_language": "not in a language that was asked for",
+    "blocked_word": "a word that was asked to be kept out",
     "error_page": "an answer that is an error message of the site it was exported from",
     "bad_utf8": "bytes that are not UTF-8",
     "bad_json": "not valid JSON",
@@ -74,6 +75,19 @@ REASONS: dict[str, str] = {
 def empty_table(schema: pa.Schema) -> pa.Table:
     """A table without rows; `Schema.empty_table` fails on JSON inside a list or struct (pyarrow 26)."""
     return pa.table([pa.nulls(0, field.type) for field in schema], schema=schema)
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """A column's values in one array: copied only where there are several chunks."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.nulls(0, column.type)
+
+
+def flat_turns(column: pa.Array) -> pa.Array:
+    """The values of a list array, without those of null rows; `flatten` alone fails where all rows are null and the
+    turns hold JSON (pyarrow 26)."""
+    return pa.nulls(0, column.type.value_type) if column.null_count == len(column) else column.flatten()
 
 
 _ID_ROWS = 1_000  # rows hashed at a time: few enough that the allocator uses the same memory again
@@ -97,16 +111,16 @@ def content_ids(table: pa.Table) -> pa.Array:
 
 
 def _hash_slice(table: pa.Table) -> list[str]:
-    messages = _whole(table["messages"])
+    messages = one_array(table["messages"])
     counts = pc.list_value_length(messages).fill_null(-1).to_numpy().astype("<i4")
     offsets = np.concatenate([[0], np.cumsum(np.maximum(counts, 0))])
-    turns = messages.flatten()
+    turns = flat_turns(messages)
     flat = dict(zip(turns.type.names, turns.flatten(), strict=True))
     columns = [_hashed_text(flat[name]) if name in flat and name != "train" else None for name in MESSAGE_FIELDS]
     lengths = [_lengths(column, len(turns)) for column in columns[:-1]]
     lengths.append(_lengths(None, len(turns)) if "train" not in flat else flat["train"].cast(pa.int8()).fill_null(-1))
     extra = [
-        _hashed_text(_whole(table[name])) if name in table.column_names else None for name in ("context", "tools")
+        _hashed_text(one_array(table[name])) if name in table.column_names else None for name in ("context", "tools")
     ]
     # Per row: number of turns, lengths of context and tools, then the lengths of each turn's fields.
     width = len(MESSAGE_FIELDS)
@@ -116,7 +130,7 @@ def _hash_slice(table: pa.Table) -> list[str]:
         numbers[starts[:-1] + position] = values
         is_turn[starts[:-1] + position] = False
     numbers[is_turn] = np.stack([np.asarray(values) for values in lengths], axis=1).ravel()
-    used = [column for column in columns if column is not None]
+    used = [column for column in columns if column is not None] or [pa.nulls(len(turns), pa.string())]
     joined = pc.binary_join_element_wise(*used, "", null_handling="replace", null_replacement="")
     ends = _ends(joined)[offsets]
     if any(column is not None for column in extra):
@@ -132,10 +146,6 @@ def _hash_slice(table: pa.Table) -> list[str]:
         digest.update(text[begin:end])
         ids.append(digest.hexdigest())
     return ids
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def _hashed_text(column: pa.Array) -> pa.Array | None:

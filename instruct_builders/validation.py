@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from instruct_builders.errors import ConfigError
-from instruct_builders.records import REJECTED, ROLES
+from instruct_builders.records import REJECTED, ROLES, flat_turns, one_array
 
 # What chat templates put between turns: typed into a text, it would end or forge a turn.
 SPECIAL_TOKENS = (
@@ -104,12 +104,12 @@ class _Rows:
     """A slice of records laid flat, and what was found so far."""
 
     def __init__(self, table: pa.Table):
-        messages = _whole(table["messages"])
+        messages = one_array(table["messages"])
         self.size = len(table)
         self.null = messages.is_null().to_numpy(zero_copy_only=False)
         self.counts = pc.list_value_length(messages).fill_null(0).to_numpy()
         self.offsets = np.concatenate([[0], np.cumsum(self.counts)])
-        turns = messages.flatten()
+        turns = flat_turns(messages)
         self.fields = {n: _text(a) for n, a in zip(turns.type.names, turns.flatten(), strict=True) if n in TEXTS}
         self.role = pc.struct_field(turns, "role")
         self.turns = len(turns)
@@ -120,7 +120,7 @@ class _Rows:
             zero_copy_only=False
         )
         self.columns = {
-            name: _text(_whole(table[name])) for name in ("context", "tools") if name in table.column_names
+            name: _text(one_array(table[name])) for name in ("context", "tools") if name in table.column_names
         }
         self.found: dict[int, tuple[str, str | None, str | None]] = {}
         self.open = np.ones(self.size, bool)  # nothing found yet
@@ -153,10 +153,6 @@ class _Rows:
         index = np.full(self.size, -1)
         index[rows] = np.arange(len(rows))
         return pa.array(values, REJECTED).take(pa.array(index, mask=index < 0))
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def _text(array: pa.Array) -> pa.Array:

@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Run:
-    """Characters [start, end) of a printed text that came from one leaf. Blanks before `solid` may be the template's."""
+    """Characters [start, end) of a text that came from one leaf; blanks and tags before `solid` may be the template's."""
 
     start: int
     solid: int
@@ -172,9 +172,9 @@ class Marked:
         return self._views[count, prompt]
 
     def find(self, view: View, place: Place) -> Place | None:
-        """The last place in another view that stands for the same character."""
+        """The place in another view that stands for the same character: the last one, of a tool's name the first."""
         same = [other for other in view.places if other[2:] == place[2:]]
-        return same[-1] if same else None
+        return None if not same else same[0 if self.leaves[place.leaf].field == NAME else -1]
 
     def _mark_message(self, index: int, message: dict, fill: bool) -> dict:
         known = len(self.origin)
@@ -259,6 +259,10 @@ class Marked:
             return places
         raise Unaligned("the template prints other text for other letters")
 
+    def _unsure(self, text: str) -> str:
+        """What of a text follows the last of the template's own words in it, such as a `<think>` that it may print."""
+        return text[max((text.rfind(word) + len(word) for word in self.words if word in text), default=0) :]
+
     def _runs(self, text: str, places: list[Place]) -> list[Run]:
         runs: list[Run] = []
         for place in places:
@@ -269,9 +273,8 @@ class Marked:
             else:
                 before = leaf.text[: place.offset]
                 size = common_suffix(text[max(0, place.start - len(before)) : place.start], before)
-                blanks = size - len(before[len(before) - size :].lstrip())
-                start = place.start - size
-                runs.append(Run(start, start + blanks, place.end, leaf, place, place))
+                solid = place.start - len(self._unsure(before[len(before) - size :]).lstrip())
+                runs.append(Run(place.start - size, solid, place.end, leaf, place, place))
         for run in runs:
             if run.first.leaf not in self.whole:
                 rest = run.leaf.text[run.last.offset + 1 :]

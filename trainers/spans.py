@@ -118,23 +118,23 @@ def _start(marked: Marked, whole: View, index: int, first: Run | None) -> tuple[
     following = [run.start for run in whole.runs if run.leaf.message > index and run.start >= before]
     limit = first.solid if first else min(following, default=len(text))
     if index == 0:
-        return _start_of_first(marked, text, first, limit), before
+        return _start_of_first(marked, text, limit), before
     try:
         prompt = marked.view(index, prompt=True)
         tail = _after(marked, prompt, others[-1].last if others else None)
         if tail is not None and text.startswith(tail, before):
             return before + len(tail), before
-        plain = marked.view(index)
+        added = generation_prompt(marked.printer, marked.real[:index])
     except RAISED as error:
         raise Refusal(5, f"the template raises an error for the prompt of message {index}: {error}") from error
-    if not prompt.text.startswith(plain.text):
-        raise Refusal(5, f"add_generation_prompt changes the text before message {index}")
-    added = prompt.text[len(plain.text) :]
     shared = 0 if tail is None else common_prefix(text[before : before + len(tail)], tail)
     if tail is not None and shared > len(tail) - len(added):
         # They part inside the generation prompt, such as at a `<think>` that this answer does not have.
         edge = before + _off_tokens(marked.printer, shared, text[before:], tail)
-        return (edge if first is None or edge <= first.start else min(edge, _true_start(marked, first, text))), before
+        if first is not None and edge > first.start:
+            blank = not text[first.start : first.solid].strip()
+            edge = min(edge, _true_start(marked, first, text) if blank else first.solid)
+        return edge, before
     if added.strip() and text.count(added, before, limit) == 1:
         return text.index(added, before, limit) + len(added), before
     raise Refusal(
@@ -144,26 +144,29 @@ def _start(marked: Marked, whole: View, index: int, first: Run | None) -> tuple[
     )
 
 
-def _start_of_first(marked: Marked, text: str, first: Run | None, limit: int) -> int:
-    """An assistant that speaks first: there is no conversation before it, so the generation prompt of another is used."""
-    probe = marked.real[-1:]
+def _start_of_first(marked: Marked, text: str, limit: int) -> int:
+    """An assistant that speaks first: nothing comes before it, so the generation prompt of another text is used."""
     try:
-        plain, prompt = marked.printer.text(probe), marked.printer.text(probe, prompt=True)
+        added = generation_prompt(marked.printer, marked.real[-1:])
     except RAISED as error:
         raise Refusal(5, f"the template raises an error for a prompt: {error}") from error
-    if not prompt.startswith(plain):
-        raise Refusal(5, "add_generation_prompt changes the text before it")
-    added = prompt[len(plain) :]
-    if not added.strip():
-        if not text[:limit].strip():
-            return 0
-    elif text.count(added, 0, limit) == 1:
-        return text.index(added) + len(added)
-    elif first is not None:
-        for size in range(len(added) - 1, 0, -1):
-            if text.endswith(added[:size], 0, first.start) and marked.printer.added.search(added[:size]):
-                return first.start
+    if not added.strip() and not text[:limit].strip():
+        return 0
+    for size in range(len(added), 0, -1):
+        if marked.printer.added.search(added[:size]) or size == len(added):
+            if text.count(added[:size], 0, limit) == 1:
+                start = text.index(added[:size])
+                return start + _off_tokens(marked.printer, size, text[start:], added)
     raise Refusal(5, f"the text before message 0 is {text[:limit][-80:]!r}, the generation prompt is {added!r}")
+
+
+def generation_prompt(printer: Printer, messages: list[dict]) -> str:
+    """What `add_generation_prompt=True` puts behind the messages, instead of an end-of-text token where there is one."""
+    plain, prompt = printer.text(messages), printer.text(messages, prompt=True)
+    size = _off_tokens(printer, common_prefix(plain, prompt), plain, prompt)
+    if plain[size:].strip() and not printer.added.fullmatch(plain[size:].strip()):
+        raise Refusal(5, f"add_generation_prompt changes the text before it, which ends with {plain[-80:]!r}")
+    return prompt[size:]
 
 
 def _end(marked: Marked, whole: View, index: int, last: Run | None, start: int, before: int) -> tuple[int, int, int]:
@@ -219,10 +222,9 @@ def _before_next(marked: Marked, index: int, found: list, rest: str, tail: str) 
     if len(marked.printer.added.findall(tail)) != 1:
         return []
     try:
-        plain, prompt = marked.printer.text(marked.real[-1:]), marked.printer.text(marked.real[-1:], prompt=True)
-    except RAISED:
+        opening = marked.printer.added.match(generation_prompt(marked.printer, marked.real[-1:]))
+    except (Refusal, *RAISED):
         return []
-    opening = marked.printer.added.match(prompt[len(plain) :]) if prompt.startswith(plain) else None
     opens = [place for place, span in enumerate(found) if opening and rest[slice(*span)] == opening.group()]
     return found[:1] if opens and opens[-1] == 1 else []
 

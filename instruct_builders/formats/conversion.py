@@ -8,15 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from instruct_builders.errors import ConfigError
-from instruct_builders.formats import sharegpt
-from instruct_builders.formats.layout import Layout, check_message_fields
-from instruct_builders.formats.native import OPTIONAL, REQUIRED, check_format, shape, turn_fields, understand
-from instruct_builders.formats.tables import check_options, pieces, read_batch, unify, write_batch
-from instruct_builders.formats.turns import flatten
-from instruct_builders.records import MESSAGE_FIELDS, empty_table
+from instruct_builders.formats.layout import check_message_fields
+from instruct_builders.formats.native import check_format, shape
+from instruct_builders.formats.plan import decide, first_plan, stream_layout
+from instruct_builders.formats.tables import check_options, convert_batch, pieces, unify
+from instruct_builders.records import empty_table
 
 BATCH_ROWS = 5_000  # rows per call of Dataset.map: fewer cost more calls, more cost memory
 
@@ -52,10 +50,11 @@ def convert(
     """
     check_format(source, "source")
     check_format(target, "target")
-    check_options(target, options)
+    columns = None if columns is None else tuple(columns)
+    check_options(target, columns, options)
     asked = {
         "message_fields": check_message_fields(message_fields),
-        "columns": None if columns is None else tuple(columns),
+        "columns": columns,
         "options": options,
     }
     if isinstance(dataset, pa.Table):
@@ -72,8 +71,8 @@ def convert(
 
 
 def _convert_table(table: pa.Table, source: str, target: str, asked: dict) -> pa.Table:
-    plan = _plan(shape(table.schema), source, target, asked)
-    plan = _decide(plan, lambda names: pieces(table.select(names)))
+    plan = first_plan(shape(table.schema), source, target, asked)
+    plan = decide(plan, lambda names: pieces(table.select(names)))
     return unify([convert_batch(piece, [start], **plan) for start, piece in pieces(table)])
 
 
@@ -85,7 +84,7 @@ def _convert_splits(splits: dict, source: str, target: str, asked: dict):
         return splits
     if any(isinstance(dataset, datasets.IterableDataset) for dataset in splits.values()):
         return type(splits)({name: _convert_stream(part, source, target, asked) for name, part in splits.items()})
-    plans = {name: _plan(shape(part.features), source, target, asked) for name, part in splits.items()}
+    plans = {name: first_plan(shape(part.features), source, target, asked) for name, part in splits.items()}
     first = next(iter(plans.values()))
     if different := [name for name, plan in plans.items() if plan["native"] != first["native"]]:
         raise ConfigError(
@@ -100,7 +99,7 @@ def _convert_splits(splits: dict, source: str, target: str, asked: dict):
                 yield start, table
                 start += len(table)
 
-    plan = _decide(first, batches)
+    plan = decide(first, batches)
     converted = {name: _map(part, plan) for name, part in splits.items()}
     return type(splits)(converted)
 
@@ -141,8 +140,8 @@ def _convert_stream(dataset, source: str, target: str, asked: dict):
         columns, features = first.schema, None
     else:
         columns, features = dataset.features.arrow_schema, dataset.features
-    plan = _plan(shape(columns), source, target, asked)
-    plan["layout"] = _stream_layout(plan, shape(columns))
+    plan = first_plan(shape(columns), source, target, asked)
+    plan["layout"] = stream_layout(plan, shape(columns))
     was = getattr(dataset, "_formatting", None)  # IterableDataset has no public property for it
     empty = convert_batch(empty_table(columns), [0], **plan)
     if features is None:
@@ -158,142 +157,6 @@ def _convert_stream(dataset, source: str, target: str, asked: dict):
         fn_kwargs=plan,
     )
     return out.with_format(was.format_type if was is not None else None)
-
-
-def _plan(columns: dict[str, pa.DataType], source: str, target: str, asked: dict) -> dict:
-    """The keyword arguments of [`convert_batch`], the layout still as asked for."""
-    native, turns = understand(columns, source)
-    strangers = [name for name in columns if name not in native]
-    if source != target:
-        taken = [name for name in strangers if name in (*REQUIRED[target], *OPTIONAL[target]) and name != "meta"]
-        if taken:
-            raise ConfigError(
-                f"the column {taken[0]!r} is not part of {source} as it is here, and {target} has one of that name; "
-                "rename or remove it first"
-            )
-    layout = dict(asked, turns=turns if source == target else "")
-    if target == source == "prompt_completion" and "conversational" not in layout["options"]:
-        conversational = turn_fields(columns["prompt"]) != set()
-        layout["options"] = {**layout["options"], "conversational": conversational}
-    types = {name: columns[name] for name in native} if source == target else {}
-    return {"source": source, "target": target, "native": native, "turns": turns, "layout": layout, "types": types}
-
-
-def _mirrored(plan: dict) -> set[str]:
-    """The target's optional columns that the source has as well, whatever they hold."""
-    source, target, native = plan["source"], plan["target"], set(plan["native"])
-    if source == "record":  # has them all, always
-        return set()
-    if "input" in native and target != "alpaca":
-        native = native - {"input"} | {"context"}
-    if "context" in native and target == "alpaca":
-        native = native - {"context"} | {"input"}
-    own = set() if source == target else {"meta", "system"}
-    return {name for name in OPTIONAL[target] if name in native - own} - ({"context"} if target == "text" else set())
-
-
-def _decide(plan: dict, batches) -> dict:
-    """The plan with its layout settled for all rows: by a look at the roles, or by a conversion that is thrown away.
-
-    Args:
-        batches (`Callable`): Column names -> `(first row, table)` of the whole dataset.
-    """
-    layout = dict(plan["layout"])
-    mirrored = _mirrored(plan)
-    if layout["columns"] is not None and layout["message_fields"] is not None:
-        return plan
-    if _is_plain(plan, batches):
-        columns, fields = mirrored, {"role", "content"}
-    else:
-        columns, fields = set(mirrored), {"role", "content"}
-        trial = {**plan, "layout": {**layout, "columns": _trial_columns(plan)}}
-        for start, table in batches(plan["native"]):
-            out = convert_batch(table, [start], **trial)
-            columns |= {name for name in out.column_names if name in OPTIONAL[plan["target"]]}
-            for name in out.column_names:
-                fields |= (turn_fields(out.schema.field(name).type) or set()) & MESSAGE_FIELDS.keys()
-    if layout["columns"] is None:
-        layout["columns"] = tuple(name for name in OPTIONAL[plan["target"]] if name in columns)
-    if layout["message_fields"] is None:
-        layout["message_fields"] = tuple(name for name in MESSAGE_FIELDS if name in fields)
-    return {**plan, "layout": layout}
-
-
-def _trial_columns(plan: dict) -> tuple[str, ...] | None:
-    """Columns of the trial: what the rows need, except where the target has columns that must be asked for."""
-    if plan["layout"]["columns"] is not None:
-        return plan["layout"]["columns"]
-    return tuple(_mirrored(plan)) if plan["source"] == plan["target"] == "alpaca" else None
-
-
-def _is_plain(plan: dict, batches) -> bool:
-    """Whether every row is in its format's default spelling, told without converting: then nothing goes to `meta`."""
-    native, turns = set(plan["native"]), plan["turns"]
-    if plan["source"] == "alpaca":
-        return not native & {"system", "history", "meta"}
-    if plan["source"] == "text":
-        return "meta" not in native
-    if plan["source"] == "sharegpt" and native == {turns}:
-        plain = pa.array([name for name in sharegpt.WRITTEN.values() if name != "observation"])
-        for _, table in batches([turns]):
-            for chunk in table[turns].chunks:
-                values = flatten(chunk)[1]
-                if not pa.types.is_struct(values.type) or "from" not in values.type.names:
-                    return False
-                spelled = pc.struct_field(values, "from")
-                if not pc.all(pc.is_in(spelled, value_set=plain.cast(spelled.type))).as_py():
-                    return False
-        return True
-    return False
-
-
-def _stream_layout(plan: dict, columns: dict[str, pa.DataType]) -> dict:
-    """A stream's layout, from its columns alone."""
-    layout, fields = dict(plan["layout"]), {"role", "content"}
-    if plan["source"] in ("messages", "record"):
-        fields |= turn_fields(columns[plan["turns"]]) or set()
-    elif plan["source"] == "prompt_completion":
-        fields |= turn_fields(columns["prompt"]) or set()
-    elif plan["source"] == "sharegpt" and "tools" in plan["native"]:
-        fields.add("tool_calls")
-    if layout["message_fields"] is None:
-        layout["message_fields"] = tuple(name for name in MESSAGE_FIELDS if name in fields)
-    if layout["columns"] is None:
-        found = _mirrored(plan) | (
-            {"meta"} if plan["source"] == "sharegpt" and plan["target"] != "sharegpt" else set()
-        )
-        if plan["source"] == "record":
-            found = {"input" if n == "context" and plan["target"] == "alpaca" else n for n in plan["native"]}
-        layout["columns"] = tuple(name for name in OPTIONAL[plan["target"]] if name in found)
-    return layout
-
-
-def convert_batch(
-    table: pa.Table,
-    indices: list[int],
-    *,
-    source: str,
-    target: str,
-    native: list[str],
-    turns: str,
-    layout: dict,
-    types: dict[str, pa.DataType],
-    code: str = "",
-) -> pa.Table:
-    """One Arrow table of any format to another: what `map` calls. `code` only makes new code a new fingerprint."""
-    strangers = [name for name in table.column_names if name not in native]
-    batch = read_batch(table, source, native, turns, indices[0] if len(indices) else 0)
-    if source != target:
-        batch.names = batch.names
-    out = write_batch(batch, target, Layout(**layout), strangers if source != target else [])
-    for name, kind in types.items():
-        if name in out.column_names and out.schema.field(name).type != kind and not pa.types.is_null(kind):
-            out = out.set_column(out.column_names.index(name), name, out[name].cast(kind))
-    for name in strangers:
-        out = out.append_column(table.schema.field(name), table[name])
-    if set(out.column_names) == set(table.column_names):
-        out = out.select(table.column_names)
-    return out
 
 
 def _features(schema: pa.Schema, given, plan: dict):

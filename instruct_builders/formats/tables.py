@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from instruct_builders.errors import ConfigError
+from instruct_builders.errors import ConfigError, did_you_mean
 from instruct_builders.formats import alpaca, messages, prompt_completion, sharegpt, text
 from instruct_builders.formats.layout import Layout, check_message_fields
 from instruct_builders.formats.native import OPTIONAL, REQUIRED, check_format, shape, understand
 from instruct_builders.formats.turns import Batch, as_json, nest
-from instruct_builders.records import JSON, MESSAGE_FIELDS, REJECTED
+from instruct_builders.records import JSON, MESSAGE_FIELDS, REJECTED, one_array
 
 READ = {
     "alpaca": alpaca.read,
@@ -51,13 +51,12 @@ def read_batch(table: pa.Table, source: str, native: list[str], turns: str, firs
     return batch
 
 
-def one_array(column: pa.ChunkedArray) -> pa.Array:
-    if column.num_chunks == 1:
-        return column.chunk(0)
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.nulls(0, column.type)
-
-
-def check_options(target: str, options: dict) -> None:
+def check_options(target: str, columns: Iterable[str] | None, options: dict) -> None:
+    for name in columns or ():
+        if name not in OPTIONAL[target]:
+            allowed = ", ".join(OPTIONAL[target])
+            hint = did_you_mean(name, OPTIONAL[target])
+            raise ConfigError(f"columns has {name!r}; the optional columns of {target} are {allowed}.{hint}")
     for name in options:
         if name not in OPTIONS.get(target, ()):
             allowed = ("columns", "message_fields", *OPTIONS.get(target, ()))
@@ -155,7 +154,8 @@ def from_record(
         [`RowError`]: A row that the format can't hold, by row and field.
     """
     check_format(target, "target")
-    check_options(target, options)
+    columns = None if columns is None else tuple(columns)
+    check_options(target, columns, options)
     native, turns = understand(shape(table.schema), "record")
     strangers = [name for name in table.column_names if name not in native]
     fields = check_message_fields(message_fields)
@@ -188,3 +188,29 @@ def unify(tables: list[pa.Table]) -> pa.Table:
     schema = pa.unify_schemas([table.schema for table in tables], promote_options="permissive")
     order = list(dict.fromkeys(name for table in tables for name in table.column_names))
     return pa.concat_tables(tables, promote_options="permissive").cast(schema).select(order)
+
+
+def convert_batch(
+    table: pa.Table,
+    indices: list[int],
+    *,
+    source: str,
+    target: str,
+    native: list[str],
+    turns: str,
+    layout: dict,
+    types: dict[str, pa.DataType],
+    code: str = "",
+) -> pa.Table:
+    """One Arrow table of any format to another: what `map` calls. `code` only makes new code a new fingerprint."""
+    strangers = [name for name in table.column_names if name not in native]
+    batch = read_batch(table, source, native, turns, indices[0] if len(indices) else 0)
+    out = write_batch(batch, target, Layout(**layout), strangers if source != target else [])
+    for name, kind in types.items():
+        if name in out.column_names and out.schema.field(name).type != kind and not pa.types.is_null(kind):
+            out = out.set_column(out.column_names.index(name), name, out[name].cast(kind))
+    for name in strangers:
+        out = out.append_column(table.schema.field(name), table[name])
+    if set(out.column_names) == set(table.column_names):
+        out = out.select(table.column_names)
+    return out

@@ -6,10 +6,11 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from instruct_builders.errors import TemplateError
 from instruct_builders.formats.layout import Layout
-from instruct_builders.formats.turns import Batch, constant_roles, join_context, nest
+from instruct_builders.formats.turns import Batch, constant_roles, first_true, join_context, nest
 from instruct_builders.formats.turns import text as text_of
 from instruct_builders.records import JSON, MESSAGE_FIELDS
 
@@ -33,18 +34,21 @@ def _plain(batch: Batch) -> pa.Array:
     for name in ("context", "tools"):
         values = getattr(batch, name)
         if values is not None and values.null_count < len(values):
-            row = int(np.argmax(values.is_valid()))
-            batch.fail(row, name, f"has a value, and text holds one assistant turn alone{hint}")
+            batch.fail(
+                first_true(values.is_valid()), name, f"has a value, and text holds one assistant turn alone{hint}"
+            )
     counts = np.diff(batch.offsets)
     bad = np.flatnonzero(counts != 1)
     if len(bad):
         batch.fail(bad[0], "messages", f"{counts[bad[0]]} turns, and text holds one assistant turn{hint}")
-    for turn, role in enumerate(batch.fields["role"].to_pylist()):
-        if role != "assistant":
-            batch.fail(turn, "messages[0].role", f"is {role!r}, and text holds one assistant turn{hint}")
+    wrong = pc.not_equal(batch.fields["role"], "assistant")
+    if pc.any(wrong).as_py():
+        row = first_true(wrong)
+        given = batch.fields["role"][row].as_py()
+        batch.fail(row, "messages[0].role", f"is {given!r}, and text holds one assistant turn{hint}")
     others = [name for name, values in batch.fields.items() if values.null_count < len(values)]
     if extra := [name for name in others if name not in ("role", "content")]:
-        turn = int(np.argmax(batch.fields[extra[0]].is_valid()))
+        turn = first_true(batch.fields[extra[0]].is_valid())
         batch.fail(turn, f"messages[0].{extra[0]}", f"has a value, and text holds the content alone{hint}")
     return batch.fields["content"]
 

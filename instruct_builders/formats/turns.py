@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from instruct_builders.errors import ConfigError, RowError
-from instruct_builders.records import JSON, MESSAGE_FIELDS, ROLES
+from instruct_builders.records import JSON, MESSAGE_FIELDS, ROLES, flat_turns
 
 CONTEXT_SEPARATOR = "\n\n"  # between the first user turn and its context
 
@@ -89,10 +89,8 @@ def is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
-def text(array: pa.Array | pa.ChunkedArray, name: str) -> pa.StringArray:
+def text(array: pa.Array, name: str) -> pa.StringArray:
     """Any text or JSON column as one plain string array; `name` is what the error calls it."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks() if array.num_chunks != 1 else array.chunk(0)
     if isinstance(array, pa.JsonArray):
         array = array.storage
     if not is_text(array.type):
@@ -107,7 +105,7 @@ def flatten(column: pa.Array) -> tuple[np.ndarray, pa.Array, np.ndarray | None]:
         null_rows, lengths = column.is_null().to_numpy(zero_copy_only=False), lengths.fill_null(0)
     offsets = np.zeros(len(column) + 1, np.int32)
     np.cumsum(lengths.to_numpy(zero_copy_only=False), out=offsets[1:])
-    return offsets, column.flatten(), null_rows
+    return offsets, flat_turns(column), null_rows
 
 
 def read_turns(column: pa.Array, name: str, names: dict[str, str]) -> tuple[np.ndarray, dict, np.ndarray | None]:

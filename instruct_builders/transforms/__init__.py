@@ -47,8 +47,8 @@ WHOLE_TABLE = frozenset({"exact_duplicates", "duplicate_ids"})
 SPLITTING = frozenset({"split_long"})  # the only ones that add rows; they give the new rows their ids
 
 # What FastChat does to ShareGPT's export by default, in its order. Its key for duplicates is the first answer and the
-# number of turns; the whole first round, as here, does not take "Sure!" to two questions for the same. Further steps of
-# its are left out for needing a decision: `blocked_words` (openai, chatgpt), `language` and `split_long`.
+# number of turns; the whole first round, as here, does not take "Sure!" to two questions for the same. What needs a
+# decision is left out: `blocked_words` (FastChat: openai, chatgpt), `language` and `split_long`.
 VICUNA: list[str | dict] = [
     "trim_turns",
     "alternation",

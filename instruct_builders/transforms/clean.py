@@ -228,8 +228,7 @@ def _proper_fences(text: str) -> str:
 
 
 def _code_header(info: str, following: list[str]) -> tuple[str | None, str, int]:
-    """Language (`None`: there is no residue), code behind `Copy code` on its line, and how many lines below it
-    took."""
+    """Language (`None`: there is no residue), code behind `Copy code`, and how many of the lines below it took."""
     if header := HEADER.fullmatch(info):
         return header[1], header[2], 0
     if info == "Copy code":

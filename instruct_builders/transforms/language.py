@@ -42,7 +42,7 @@ def language(
         min_letters (`int`, *optional*, defaults to 20): UTF-8 bytes of letters: a Latin letter counts as one, a
             Cyrillic one as two, a Chinese one as three, as each says that much more.
         max_chars (`int`, *optional*, defaults to 4000): Characters that are looked at, from the beginning; null for
-        all.
+            all.
         languages (`Sequence[str]`, *optional*): The languages to choose between, instead of all 75: faster, and takes
             less memory than the 1 GB of all, but a text in any other language is taken for one of them.
         undetermined (`str`, *optional*, defaults to `"keep"`): `"reject"` rejects those too.
@@ -107,8 +107,7 @@ def _detector(candidates: tuple[str, ...], asked: tuple[str, ...]):
 
 
 def _detect(detector, table: pa.Table, min_letters: int, max_chars: int | None) -> list[tuple[str | None, float]]:
-    """Likeliest language and its confidence per row; `(None, 0)` where there is too little text or nothing is
-    likely."""
+    """Likeliest language and its confidence per row; `(None, 0)` where there is too little text to tell."""
     offsets, turns = flat.flatten(table)
     spoken = np.isin(flat.roles(turns), (flat.USER, flat.ASSISTANT)) & flat.open_rows(table)[flat.row_of_turn(offsets)]
     contents = pc.fill_null(flat.text(turns.filter(pa.array(spoken))), "").cast(pa.large_string())

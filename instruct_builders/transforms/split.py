@@ -46,7 +46,7 @@ def split_long(
         max_chars (`int`, *optional*): Characters a part may have.
         count (`Callable`, *optional*): With `max_tokens`: texts -> their numbers of tokens.
         tokenizer (`str` or `Path`, *optional*): With `max_tokens`, instead of `count`: a `tokenizer.json`, or its
-        folder.
+            folder.
         overhead_per_turn (`int`, *optional*): Defaults to 6 for tokens and 0 for characters.
         counts (`collections.Counter`, *optional*): Gets the number of rows that were `split`.
 
@@ -105,8 +105,7 @@ def _pack(sizes: list[int], room: int) -> list[tuple[int, int]]:
 def _with_parts(
     table: pa.Table, offsets: np.ndarray, turns: pa.StructArray, pieces: np.ndarray, of_row: np.ndarray
 ) -> pa.Table:
-    """The table with each split row replaced by its parts; `of_row` is the number of pieces per row, 0 where
-    unsplit."""
+    """The table with each split row replaced by its parts; `of_row` is how many pieces a row has, 0 if left whole."""
     taken = np.repeat(np.arange(table.num_rows), np.maximum(of_row, 1))
     begin, end, head = offsets[taken], offsets[taken + 1], np.full(len(taken), -1)
     begin[of_row[taken] > 0], end[of_row[taken] > 0], head[of_row[taken] > 0] = pieces[:, 1:].T

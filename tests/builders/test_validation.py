@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pyarrow as pa
@@ -22,7 +23,7 @@ def table_of(*rows, context=None, tools=None) -> pa.Table:
     rows = [
         None
         if row is None
-        else [turn if isinstance(turn, dict) else dict(zip(("role", "content"), turn)) for turn in row]
+        else [turn if isinstance(turn, dict) else dict(zip(("role", "content"), turn, strict=True)) for turn in row]
         for row in rows
     ]
     strings = [(name, pa.string() if kind == records.JSON else kind) for name, kind in records.MESSAGE_FIELDS.items()]
@@ -172,7 +173,7 @@ def test_rows_that_pass_are_conversations(given_rows):
             kinds = kinds[1:] if kinds[0] == "system" else kinds
             assert kinds[0] == "user"
         assert kinds[-1] == "assistant"
-        for before, turn in zip(row, row[1:], strict=False):
+        for before, turn in itertools.pairwise(row):
             allowed = {"system": ("user",), "user": ("assistant",), "tool": ("tool", "assistant")}
             called = before["tool_calls"] is not None
             allowed["assistant"] = ("user", "tool") if called else ("user",)
