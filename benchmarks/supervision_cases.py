@@ -314,7 +314,8 @@ def _check_run(kind, fast, source, case, clean, place, text, offsets, start, end
     content = "".join(part["text"] for part in content) if isinstance(content, list) else content
     content = content.split("</think>")[-1].strip()
     if size < len(given):  # they part: not inside a special token, nor inside the answer itself
-        for token in re.finditer("|".join(map(re.escape, fast.all_special_tokens)), said):
+        special = re.compile("|".join(re.escape(str(token)) for token in fast.added_tokens_decoder.values()))
+        for token in (*special.finditer(said), *special.finditer(given)):
             size = token.start() if token.start() < size < token.end() else size
         size = min(size, said.find(content)) if content and content in said else size
     due = spot + len(head) + size

@@ -58,7 +58,7 @@ VICUNA: list[str | dict] = [
     "error_page",
     "empty_turns",
     "too_short",
-    {"exact_duplicates": {"on": "first_round"}},
+    {"exact_duplicates": {"by": "first_round"}},
 ]
 
 SLICE = 10_000  # rows that a row-local transform sees at a time, to bound memory

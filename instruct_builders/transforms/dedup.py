@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from ..errors import ConfigError, did_you_mean
 from . import flat
 
-ON = {
+BY = {
     "conversation": "conversation",
     "first_round": "first question and its answer",
     "prompt": "first question",
@@ -26,7 +26,7 @@ UNEVEN_SPACE = r"[\s\p{Z}]{2,}|[\t\n\v\f\r]|[^\PZ ]"  # white space that is not 
 COMPARED = ("content", "tool_calls", "name")  # what a turn says besides its role
 
 
-def exact_duplicates(table: pa.Table, on: str = "conversation", normalize: bool = True) -> pa.Table:
+def exact_duplicates(table: pa.Table, by: str = "conversation", normalize: bool = True) -> pa.Table:
     """Rejects every row that says what an earlier one says, as `dup_content`; the first stays. For whole tables.
 
     Rows that are already rejected neither count as the first nor are looked at; nor are rows without the turns asked
@@ -34,19 +34,19 @@ def exact_duplicates(table: pa.Table, on: str = "conversation", normalize: bool 
 
     Args:
         table (`pa.Table`): Records.
-        on (`str`, *optional*, defaults to `"conversation"`): What has to be the same: `"conversation"`, all turns,
+        by (`str`, *optional*, defaults to `"conversation"`): What has to be the same: `"conversation"`, all turns,
             `context` and `tools`; `"first_round"`, the first question with its answer and `context`; `"prompt"`, the
             first question and `context`. System turns count for `"conversation"` only.
         normalize (`bool`, *optional*, defaults to `True`): Whether case, the amount of white space and the Unicode
             composition (NFC) of characters make no difference.
     """
-    if on not in ON:
+    if by not in BY:
         raise ConfigError(
-            f"exact_duplicates: on={on!r} is not known; it is one of {', '.join(ON)}.{did_you_mean(on, ON)}"
+            f"exact_duplicates: by={by!r} is not known; it is one of {', '.join(BY)}.{did_you_mean(by, BY)}"
         )
     pieces = [table.slice(start, SLICE) for start in range(0, table.num_rows, SLICE)]
-    keys = [key for piece in pieces for key in _digests(piece, on, normalize)]
-    return _reject_later(table, pa.array(keys, pa.binary(16)), "dup_content", "messages", f"same {ON[on]}")
+    keys = [key for piece in pieces for key in _digests(piece, by, normalize)]
+    return _reject_later(table, pa.array(keys, pa.binary(16)), "dup_content", "messages", f"same {BY[by]}")
 
 
 def duplicate_ids(table: pa.Table, column: str = "id") -> pa.Table:
@@ -90,16 +90,16 @@ def _reject_later(table: pa.Table, keys: pa.Array, reason: str, field: str, same
     return flat.reject(table, rows, reason, field, [f"{same} as row {place}" for place in where])
 
 
-def _digests(table: pa.Table, on: str, normalize: bool) -> list[bytes | None]:
+def _digests(table: pa.Table, by: str, normalize: bool) -> list[bytes | None]:
     """A digest per row of what is compared; `None` where a row has none of it."""
     offsets, turns = flat.flatten(table)
     codes, rows = flat.roles(turns), flat.row_of_turn(offsets)
     used = np.ones(len(codes), dtype=bool)
-    if on != "conversation":
+    if by != "conversation":
         rounds = np.cumsum(flat.round_starts(codes, offsets))
         before = np.concatenate([[0], rounds])[offsets[:-1]]
         used = (rounds - before[rows] == 1) & (codes != flat.SYSTEM)
-        if on == "prompt":
+        if by == "prompt":
             used &= codes == flat.USER
     chosen = turns.filter(pa.array(used))
     # Every part stands behind its own length, so that no two different lists of parts look the same.
@@ -110,7 +110,7 @@ def _digests(table: pa.Table, on: str, normalize: bool) -> list[bytes | None]:
     said = pc.binary_join_element_wise(*parts, NOTHING)
     new_offsets = flat.offsets_of(flat.sum_per_row(used, offsets))
     joined = pc.binary_join(pa.LargeListArray.from_arrays(pa.array(new_offsets), said), NOTHING)
-    columns = ["context"] + ["tools"] * (on == "conversation")
+    columns = ["context"] + ["tools"] * (by == "conversation")
     around = [
         _measured(flat.storage(flat.one_array(table[name])), normalize)
         for name in columns

@@ -48,14 +48,14 @@ def test_duplicates_of_conversations_keep_the_first():
     same = "same conversation as row 0 (id a)"
     assert details(transforms.exact_duplicates(table)) == [None, same] + [None] * 6
     assert details(transforms.exact_duplicates(table, normalize=False)) == [None] * 8
-    assert [d is not None for d in details(transforms.exact_duplicates(table, on="first_round"))] == [
+    assert [d is not None for d in details(transforms.exact_duplicates(table, by="first_round"))] == [
         *[False, True, True, False, False, True, False, False]
     ]
-    assert [d is not None for d in details(transforms.exact_duplicates(table, on="prompt"))] == [
+    assert [d is not None for d in details(transforms.exact_duplicates(table, by="prompt"))] == [
         *[False, True, True, False, True, True, False, False]
     ]
     with pytest.raises(ConfigError, match="Did you mean 'first_round'"):
-        transforms.exact_duplicates(table, on="first_rounds")
+        transforms.exact_duplicates(table, by="first_rounds")
 
 
 def test_context_and_tools_tell_conversations_apart():
@@ -65,7 +65,7 @@ def test_context_and_tools_tell_conversations_apart():
     tools = conversations(row, row, tools=pa.array(["[1]", "[2]"]))
     assert details(transforms.exact_duplicates(tools)) == [None, None]
     assert (
-        details(transforms.exact_duplicates(tools, on="first_round"))[1]
+        details(transforms.exact_duplicates(tools, by="first_round"))[1]
         == "same first question and its answer as row 0"
     )
 
