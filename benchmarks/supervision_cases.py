@@ -28,7 +28,9 @@ class Family(NamedTuple):
     parts: bool = False  # prints content given as a list of parts only
 
 
-CHATML = Family(("<|im_start|>assistant\n",), ("<|im_end|>",), ("<|im_start|>user", "<|im_start|>system"), "<s>", "<|im_end|>")
+CHATML = Family(
+    ("<|im_start|>assistant\n",), ("<|im_end|>",), ("<|im_start|>user", "<|im_start|>system"), "<s>", "<|im_end|>"
+)
 DEEPSEEK = Family(
     ("<｜Assistant｜>", "<｜tool▁outputs▁end｜>"),
     ("<｜end▁of▁sentence｜>",),
@@ -57,9 +59,7 @@ COHERE = Family(
     "<BOS_TOKEN>",
     "<|END_OF_TURN_TOKEN|>",
 )
-GEMMA = Family(
-    ("<start_of_turn>model\n",), ("<end_of_turn>",), ("<start_of_turn>user",), "<bos>", "<end_of_turn>"
-)
+GEMMA = Family(("<start_of_turn>model\n",), ("<end_of_turn>",), ("<start_of_turn>user",), "<bos>", "<end_of_turn>")
 SECTIONS = Family(("### Response:",), ("</s>",), ("### Instruction:",), "<s>", "</s>")
 TURNS = Family(("ASSISTANT:",), ("</s>",), ("USER:",), "<s>", "</s>")
 # By the start of the file's name; the longest that fits is taken.
@@ -167,11 +167,23 @@ def cases() -> dict[str, Case]:
     blanks = [turn | {"content": f" \n {turn['content']} \n\n"} for turn in (s, *long[:4])]
     world = ["šífra uq0z 你好 🙂", "ответ aw0z 👩‍👩‍👧 e\u0301", "سؤال uq1z", "जवाब aw1z 🇿🇼\u200d"]
     tags = [turn | {"content": f"<think>\nth{k}z\n</think>\n\n{turn['content']}"} for k, turn in enumerate(a)]
-    signs = ['uq0z {"a": "b\\n"} & <b>', 'aw0z ["x", \'y\'] <i>&amp;</i> {{ c }} {% d %}']
-    roles = [_turn("user", "assistant"), _turn("assistant", "user"), _turn("user", "system"), _turn("assistant", "model")]
-    others = [_turn("user", "uquestion"), _turn("assistant", "awer"), _turn("user", "uqtion"), _turn("assistant", "aword")]
+    signs = ['uq0z {"a": "b\\n"} & <b>', "aw0z [\"x\", 'y'] <i>&amp;</i> {{ c }} {% d %}"]
+    roles = [
+        _turn("user", "assistant"),
+        _turn("assistant", "user"),
+        _turn("user", "system"),
+        _turn("assistant", "model"),
+    ]
+    others = [
+        _turn("user", "uquestion"),
+        _turn("assistant", "awer"),
+        _turn("user", "uqtion"),
+        _turn("assistant", "aword"),
+    ]
     same = [_turn(turn["role"], "the very same text") for turn in long[:4]]
-    apart = [_turn(turn["role"], text) for turn, text in zip(long, ["uqe very same", "awe very same"] * 2, strict=False)]
+    apart = [
+        _turn(turn["role"], text) for turn, text in zip(long, ["uqe very same", "awe very same"] * 2, strict=False)
+    ]
     apart = [turn | {"content": turn["content"] + " text"} for turn in apart]
     typed = "uq0z<|im_end|>\n<|im_start|>assistant\nuq8z<end_of_turn></s><|eot_id|><|end|>\nASSISTANT: uq9z"
     numbers = _call("x")
@@ -190,7 +202,9 @@ def cases() -> dict[str, Case]:
         "blanks around": Case(blanks),
         "Unicode": Case([_turn(turn["role"], text) for turn, text in zip(long, world, strict=False)]),
         "signs": Case([_turn("user", signs[0]), _turn("assistant", signs[1])]),
-        "signs only": Case([_turn("user", "?"), _turn("assistant", "!"), _turn("user", "?"), _turn("assistant", "<&>")]),
+        "signs only": Case(
+            [_turn("user", "?"), _turn("assistant", "!"), _turn("user", "?"), _turn("assistant", "<&>")]
+        ),
         "role words": Case(roles, twin=others),
         "equal texts": Case(same, twin=apart),
         "reasoning": Case([u[0], thought[0]]),
@@ -214,7 +228,9 @@ def cases() -> dict[str, Case]:
         "left out: train": Case([u[0], a[0] | {"train": False}, u[1], a[1]]),
         "left out: weight": Case([u[0], a[0], u[1], a[1] | {"weight": 0}]),
         "last only": Case(long[:4], train_on="last"),
-        "null fields": Case([turn | {"tool_calls": None, "reasoning_content": None, "name": None} for turn in long[:4]]),
+        "null fields": Case(
+            [turn | {"tool_calls": None, "reasoning_content": None, "name": None} for turn in long[:4]]
+        ),
         "typed tokens": Case([_turn("user", typed), a[0]]),
     }
 
@@ -242,8 +258,10 @@ def tokenizer(name: str, source: str, backend=None):
         backend = core.to_str()
     special = re.findall(r"<\|[\w▁]+\|>|<｜[\w▁]+｜>|<\|[a-z_]+>|<[a-z_]+\|>|<(?:start|end)_of_\w+>|</?think>", source)
     special += [kind.bos, kind.eos, *kind.ends]
-    special += [token for token in ("<|\"|>",) if token in source]
-    fast = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend), bos_token=kind.bos, eos_token=kind.eos)
+    special += [token for token in ('<|"|>',) if token in source]
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(backend), bos_token=kind.bos, eos_token=kind.eos
+    )
     fast.add_tokens(sorted({token for token in special if token}), special_tokens=True)
     return fast
 
@@ -273,8 +291,13 @@ def check(name: str, fast, source: str, case: Case, labelled: dict) -> list[str]
         return [f"{len(wanted)} answers to learn, {len(runs)} supervised stretches"]
     wrong = []
     for place, (start, end) in zip(wanted, runs, strict=True):
-        wrong += [f"message {place}: {what}" for what in _check_run(kind, fast, source, case, clean, place, text, offsets, start, end)]
-    outside = "".join(text[a:b] for a, b in zip([0, *[b for _, b in runs]], [*[a for a, _ in runs], len(text)], strict=True))
+        wrong += [
+            f"message {place}: {what}"
+            for what in _check_run(kind, fast, source, case, clean, place, text, offsets, start, end)
+        ]
+    outside = "".join(
+        text[a:b] for a, b in zip([0, *[b for _, b in runs]], [*[a for a, _ in runs], len(text)], strict=True)
+    )
     inside = "\0".join(text[a:b] for a, b in runs)
     foreign = {place for place, turn in enumerate(clean) if place not in wanted}
     for place, turn in enumerate(clean):

@@ -175,8 +175,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         raise SourceError(f"{self.NAME}: no row at all in {', '.join(file.name for file in self.files)}.")
 
     def _info(self) -> datasets.DatasetInfo:
-        schema = records.RECORD.append(ingest.ROW)
-        empty = self._output(pa.table([pa.nulls(0, field.type) for field in schema], schema=schema))
+        empty = self._output(records.empty_table(records.RECORD.append(ingest.ROW)))
         return datasets.DatasetInfo(features=datasets.Features.from_arrow_schema(empty.schema))
 
     def _output(self, table: pa.Table) -> pa.Table:

@@ -23,6 +23,7 @@ class CsvParser:
     Args:
         schema (`pa.Schema`): Text columns. Those that may not be null must be in the header.
         delimiter (`str`): `,` or a tab.
+        quotes (`bool`): Whether `"` encloses cells; otherwise it is a character like any other.
         header (`Sequence[str]` or `None`): Names of the columns of a file without a header line.
         extra (`str`): `keep` or `reject` columns outside the schema.
         max_row_bytes (`int`): Rows longer than this are rejected.
@@ -33,12 +34,14 @@ class CsvParser:
         self,
         schema: pa.Schema,
         delimiter: str,
+        quotes: bool,
         header: Sequence[str] | None,
         extra: str,
         max_row_bytes: int,
         file: str,
     ):
         self.schema, self.delimiter, self.extra = schema, delimiter, extra
+        self.quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
         self.max_row_bytes, self.file = max_row_bytes, file
         self.header: list[str] | None = None
         if header is not None:
@@ -65,7 +68,7 @@ class CsvParser:
             raise SourceError(f"{self.file}: the column {unknown[0]!r} is not one of {', '.join(self.schema.names)}.")
         places = {name: place for place, name in enumerate(names)}
         self.places = [places.get(name) for name in self.schema.names]
-        self.others = [(name, places[name]) for name in unknown]
+        self.others = [(name, places[name]) for name in sorted(unknown)]
         self.header = names
 
     def __call__(self, draft: Draft, starts: np.ndarray, last: bool) -> int:
@@ -82,12 +85,16 @@ class CsvParser:
         texts = [line.decode("utf-8", "surrogateescape") for line in lines]
         at = 0
         while at < len(lines):
-            rows = csv.reader(iter(texts[at:]), delimiter=self.delimiter, strict=True)
+            rows = csv.reader(iter(texts[at:]), delimiter=self.delimiter, quoting=self.quoting, strict=True)
             for cells, first, stop, error in _rows_with_lines(rows, at):
                 at = first
                 if error and stop == len(lines) and not last and bounds[-1] - bounds[first] <= self.max_row_bytes:
                     return bounds[first]  # the end of the quoted cell may still come
-                why = Unfit("schema", error) if error else self._fault(cells, lines[first:stop])
+                why = (
+                    Unfit("schema", f"{error}: close the quote, or read with quotes=False")
+                    if error
+                    else self._fault(cells, lines[first:stop])
+                )
                 at = stop
                 if why and stop > first + 1 and why.reason == "schema":
                     at = first + 1  # the rows that a stray quote has swallowed are read again
@@ -138,7 +145,7 @@ def _rows_with_lines(rows: Iterator[list[str]], first: int) -> Iterable[tuple[li
         except StopIteration:
             return
         except csv.Error as fault:
-            cells, error = [], str(fault)
+            cells, error = [], f"{fault}: close the quote, or read with quotes=False"
         stop = first + rows.line_num
         yield cells, start, stop, error
         start = stop

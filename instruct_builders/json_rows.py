@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from .chunks import EXTRA, Draft, Unfit, swap_json
+from .json_extra import TextKeys
 from .json_fit import WHITESPACE
 from .json_layout import Layout, skip_space, value_end
 
@@ -65,10 +66,10 @@ class JsonParser:
         self.schema, self.layout, self.fit, self.max_row_bytes = schema, layout, fit, max_row_bytes
         self.span = min(_SPAN, max_row_bytes)
         # A JSON column is only left to Arrow while it is null: Arrow keeps no text of a list or object.
-        types = [swap_json(kind, pa.null()) for kind in schema.types]
-        arrow_schema = pa.schema([part.with_type(kind) for part, kind in zip(schema, types, strict=True)])
-        self.arrow_schema = arrow_schema if fast and len(schema) else None
-        self.has_floats = "double" in str(arrow_schema)
+        self.arrow_fields = [part.with_type(swap_json(part.type, pa.null())) for part in schema]
+        self.fast = fast and len(schema) > 0
+        self.has_floats = "double" in str(schema)
+        self.others = TextKeys()
         self.ended = not layout.bracket
         self.tail_rejected = False
 
@@ -146,19 +147,20 @@ class JsonParser:
 
     def _arrow_rows(self, buffer: bytes, pieces: _Pieces, begin: int, end: int) -> pa.Table | None:
         """The pieces from `begin` to `end` by Arrow's parser, or `None` where it can't be sure of every row."""
-        if self.arrow_schema is None or not pieces.clean[begin:end].all():
+        if not self.fast or not pieces.clean[begin:end].all():
             return None
         start, stop = int(pieces.starts[begin]), int(pieces.stops[end - 1])
         if buffer.find(b"\\u0000", start, stop) >= 0:
             return None
         if buffer.find(b"null", start, stop) >= 0 and _NULL_BETWEEN.search(buffer, start, stop):
             return None
+        explicit = pa.schema(self.arrow_fields + self.others.fields())
         try:
             table = pyarrow.json.read_json(
                 pa.BufferReader(pa.py_buffer(memoryview(pieces.flat)[start:stop])),
                 read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=stop - start + 1),
                 parse_options=pyarrow.json.ParseOptions(
-                    explicit_schema=self.arrow_schema, newlines_in_values=True, unexpected_field_behavior="error"
+                    explicit_schema=explicit, newlines_in_values=True, unexpected_field_behavior="error"
                 ),
             )
             table.validate(full=True)  # Arrow's parser takes bytes that are not UTF-8
@@ -167,8 +169,14 @@ class JsonParser:
         # One object per piece: a break between pieces that lay inside an object would be `} {`, which is no JSON.
         if len(table) != end - begin or (self.has_floats and not _all_finite(table)):
             return None
+        if self.others.names and self.others.refuse_absent(table):
+            return None
+        extra = self.others.join(table) if self.others.names else pa.nulls(len(table), EXTRA.type)
+        if extra is None:
+            return None
+        table = table.select(self.schema.names)
         table = table.cast(self.schema) if table.schema != self.schema else table
-        return table.append_column(EXTRA, pa.nulls(len(table), EXTRA.type))
+        return table.append_column(EXTRA, extra)
 
     def _one(self, draft: Draft, pieces: _Pieces, index: int, last: bool) -> int | None:
         """One piece by the specification. Returns where it ends, or less if more of the file must be seen first."""
@@ -188,7 +196,10 @@ class JsonParser:
         try:
             if stop - start > self.max_row_bytes:
                 raise Unfit("too_long", f"{stop - start} bytes, allowed: {self.max_row_bytes}")
-            draft.add_row(self.fit(raw), start)
+            values = self.fit(raw)
+            draft.add_row(values, start)
+            if values[-1] is not None:
+                self.others.learn(values[-1])
         except Unfit as why:
             draft.reject(start, stop, why)
 

@@ -38,7 +38,7 @@ def read_parquet(stream: BinaryIO, schema: pa.Schema, file: str, extra: str, chu
     for field in schema:
         if field.name not in names and not field.nullable:
             raise SourceError(f"{file} has no column {field.name!r}, it has {', '.join(names)}.")
-    others = [name for name in names if name not in schema.names]
+    others = sorted(name for name in names if name not in schema.names)
     if others and extra == "reject":
         raise SourceError(f"{file}: the column {others[0]!r} is not one of {', '.join(schema.names)}.")
     groups = [source.metadata.row_group(i) for i in range(source.metadata.num_row_groups)]

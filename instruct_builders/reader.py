@@ -50,6 +50,7 @@ def read(
     extra: str = "keep",
     field: str | None = None,
     header: Sequence[str] | None = None,
+    quotes: bool = True,
     fast: bool = True,
 ) -> Iterator[Chunk]:
     """Reads the rows of a file, in its order, as Arrow tables.
@@ -68,6 +69,8 @@ def read(
             `"reject"` rejects the row.
         field (`str`, *optional*): Key of the list of rows in a JSON file that is one object.
         header (`Sequence[str]`, *optional*): Names of the columns of a CSV or TSV file without a header line.
+        quotes (`bool`, *optional*, defaults to `True`): Whether `"` encloses cells of a CSV or TSV file; otherwise it
+            is a character like any other.
         fast (`bool`, *optional*, defaults to `True`): Let Arrow parse JSON where it agrees with the slow path.
 
     Yields:
@@ -104,7 +107,7 @@ def read(
                 parse = JsonParser(schema, layout, parse_row, max_row_bytes, fast)
                 find_starts, lines = layout.find_starts, layout.lines
             else:
-                parse = CsvParser(schema, _DELIMITERS[suffix], header, extra, max_row_bytes, name)
+                parse = CsvParser(schema, _DELIMITERS[suffix], quotes, header, extra, max_row_bytes, name)
                 find_starts, lines = line_starts, False
             if (start or stop is not None) and not lines:
                 raise ConfigError(f"start and stop are for JSON Lines, and {name} is not.")

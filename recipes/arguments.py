@@ -82,7 +82,10 @@ def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> 
             raise ConfigError(
                 f"required and not given: {', '.join(missing)}. Set in the YAML or as --{missing[0]} VALUE."
             )
-        instances.append(cls(**values))
+        try:
+            instances.append(cls(**values))
+        except (ValueError, TypeError, ImportError) as error:  # what the class itself checks
+            raise ConfigError(f"{cls.__name__}: {error}") from error
     return tuple(instances)
 
 

@@ -49,12 +49,8 @@ class BuildArguments:
 OPTIONS = ("revision", "cache_dir", "columns", "license", "strict", "max_bad_fraction", "max_chars", "control_tokens")
 
 
-def read_arguments(argv: list[str] | None = None) -> tuple[BuildArguments]:
-    return arguments.parse((BuildArguments,), argv)
-
-
 def main(argv: list[str] | None = None) -> int:
-    (args,) = read_arguments(argv)
+    (args,) = arguments.parse((BuildArguments,), argv)
     if args.builder not in BUILDERS:
         hint = did_you_mean(args.builder, BUILDERS)
         raise ConfigError(f"builder: no builder {args.builder!r}; there are {', '.join(BUILDERS)}.{hint}")

@@ -1,13 +1,14 @@
 """Prints conversations with a chat template, and knows which printed characters came from which message.
 
 A template is a program: it trims, drops earlier reasoning, merges system turns, prints tool calls as JSON. So where a
-character came from is observed, not guessed: a few letters of every message are replaced, one for one, by stand-ins (characters
-of a private-use plane that occur nowhere else), the conversation is printed again, and putting the letters back must give
-the real text byte for byte. Then every stand-in tells the place of its message.
+character came from is observed, not guessed: a few letters of every message are replaced, one for one, by stand-ins
+(characters of a private-use plane that occur nowhere else), the conversation is printed again, and putting the letters
+back must give the real text byte for byte. Then every stand-in tells the place of its message.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import re
@@ -28,6 +29,9 @@ ESCAPED = frozenset("\"'\\<>&")
 RAISED = (JinjaError, TypeError, ValueError, KeyError, IndexError, AttributeError)
 STAND_INS = re.compile("[\U000f0002-\U0010ffff]")
 PLANES = (range(0x100000, 0x10FFFE), range(0xF0002, 0xFFFFE))  # transformers itself uses U+F0000 and U+F0001
+
+
+PROBE = {"role": "user", "content": "probe"}  # what every conversation is printed with behind it, to see where it ends
 
 
 class Unaligned(Exception):
@@ -53,7 +57,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Run:
-    """Characters [start, end) of a text that came from one leaf; blanks and tags before `solid` may be the template's."""
+    """Characters [start, end) of a text, from one leaf; blanks and tags before `solid` may be the template's."""
 
     start: int
     solid: int
@@ -88,6 +92,7 @@ class Printer:
                 ".jinja file, such as one of trainers/chat_templates."
             ) from error
         self.tokenizer, self.tools, self.variables = tokenizer, tools, variables or {}
+        self.usual: str | None = None  # the generation prompt behind one user message, once it is known
         self.has_markers = re.search(r"\{%-?\s*generation\s*-?%\}", self.source) is not None
         added = [token for token in map(str, tokenizer.added_tokens_decoder.values()) if token.strip()]
         added.sort(key=len, reverse=True)
@@ -96,6 +101,12 @@ class Printer:
         # Whether the tokenizer's offsets leave out the blank that a token begins with.
         self.trims = any(part.get("trim_offsets", False) for part in [step, *step.get("processors", [])])
         self.added = re.compile("|".join(map(re.escape, added)) or "(?!)")
+
+    def given(self, variables: dict, tools: list | None = None) -> Printer:
+        """The same template with these variables and tools."""
+        other = copy.copy(self)
+        other.variables, other.tools, other.usual = variables, tools, None
+        return other
 
     def text(self, messages: list[dict], prompt: bool = False) -> str:
         """What `apply_chat_template` prints; `prompt` is its `add_generation_prompt`."""
@@ -126,11 +137,11 @@ class Printer:
 
 @functools.lru_cache(maxsize=64)
 def literals(source: str) -> tuple[frozenset[str], frozenset[str]]:
-    """A template's texts that it may look for in a message: those that look like tags, and all that are longer than 2."""
+    """Texts that a template may look for in a message: those that look like tags, and all of them."""
+    from jinja2 import nodes
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     tree = _compile_jinja_template(source).environment.parse(source)
-    from jinja2 import nodes
 
     texts = {node.value.strip() for node in tree.find_all(nodes.Const) if isinstance(node.value, str)}
     tags = {text for text in texts if 2 < len(text) < 64 and re.search(r"[<>\[\]|/{}]", text)}
@@ -150,14 +161,14 @@ class Marked:
 
     def __init__(self, printer: Printer, messages: list[dict], names: bool, fill: bool, every: bool):
         self.printer, self.names = printer, names
-        self.words = [word for word in literals(printer.source)[every]]
+        self.words = list(literals(printer.source)[every])
         self.leaves: list[Leaf] = []
         self.origin: dict[str, tuple[int, int]] = {}
         self.back: dict[int, str] = {}
         self.filled: dict[int, str] = {}  # stand-in -> the whole content it was put for
         self.whole: set[int] = set()  # leaves of those contents
         self._views: dict[tuple[int, bool], View] = {}
-        self.real = [*messages, {"role": "user", "content": "probe"}]
+        self.real = [*messages, PROBE]
         taken = set(repr(messages) + repr(printer.tools) + repr(printer.variables) + printer.source)
         self._free = (chr(code) for plane in PLANES for code in plane if chr(code) not in taken)
         self.messages = [self._mark_message(index, message, fill) for index, message in enumerate(self.real)]

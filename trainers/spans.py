@@ -1,13 +1,13 @@
-"""Which characters of a printed conversation an assistant wrote: found by comparing printed texts, never by guessing.
+"""Which characters of a printed conversation an assistant wrote: found by comparing printed texts, never guessed.
 
-For the assistant message `i` of a conversation `M`, three texts are compared from a letter of a message that stands in all
-of them (see rendering.py):
+For the assistant message `i` of a conversation `M`, three texts are compared from a letter of a message that stands in
+all of them (see rendering.py):
 
 - `M` itself, the text that is trained on;
-- `M[:i]` with `add_generation_prompt=True`, what the model is given at inference: whatever both share after the message
-  before is the prompt's, and the supervised characters start where they part;
-- `M[:i + 1]`, or `M` with one more user message: whatever both share after the answer's last letter closes the turn, and the
-  supervised characters end with the last special token in it.
+- `M[:i]` with `add_generation_prompt=True`, what the model is given at inference: whatever both share after the
+  message before is the prompt's, and the supervised characters start where they part;
+- `M[:i + 1]`, or `M` with one more user message: whatever both share after the answer's last letter closes the turn,
+  and the supervised characters end with the last special token in it.
 
 What can't be told this way is refused with the rule that it would break.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .rendering import CALLS, NAME, RAISED, Marked, Place, Printer, Run, Unaligned, View, common_prefix
+from .rendering import CALLS, NAME, PROBE, RAISED, Marked, Place, Printer, Run, Unaligned, View, common_prefix
 
 RULES = {
     1: "the text is what apply_chat_template prints",
@@ -48,6 +48,7 @@ class Turn:
         free (`int`): Characters from `end` to here may be supervised or not: the template's own, after the turn.
         before (`int`): End of the text that precedes the assistant's header.
         supplied (`int`): Characters of the message itself that the generation prompt supplies already.
+        unmatched (`str`): The end of the generation prompt that this answer does not have, such as `<think>`.
     """
 
     message: int
@@ -57,9 +58,10 @@ class Turn:
     free: int
     before: int
     supplied: int
+    unmatched: str = ""
 
 
-# names of tools marked, blank contents filled, all of the template's own words left alone: the first that aligns is used
+# Names of tools marked, blank contents filled, all of the template's own words left alone: the first that aligns.
 ATTEMPTS = [(names, fill, every) for every in (False, True) for names in (True, False) for fill in (True, False)]
 
 
@@ -98,7 +100,7 @@ def _turn(marked: Marked, whole: View, index: int) -> Turn:
     own = [run for run in whole.runs if run.leaf.message == index and run.leaf.field != NAME]
     names = [run for run in whole.runs if run.leaf.message == index and run.leaf.field == NAME]
     first = min(own + names[:1], key=lambda run: run.start, default=None)
-    start, before = _start(marked, whole, index, first)
+    start, before, unmatched = _start(marked, whole, index, first)
     last = max(own, key=lambda run: run.end, default=None) or (names[0] if names else None)
     if last is not None and last.end < start:
         last = None  # the generation prompt supplies all of it
@@ -107,23 +109,23 @@ def _turn(marked: Marked, whole: View, index: int) -> Turn:
         if run.leaf.message != index and run.leaf.field != NAME and run.solid < end and run.end > start:
             raise Refusal(3, f"message {run.leaf.message} is printed inside message {index}")
     supplied = sum(max(0, min(run.end, start) - run.solid) for run in own)
-    return Turn(index, start, stop, end, free, before, supplied)
+    return Turn(index, start, stop, end, free, before, supplied, unmatched)
 
 
-def _start(marked: Marked, whole: View, index: int, first: Run | None) -> tuple[int, int]:
-    """Where the prompt ends, and where the text of the message before it ends."""
+def _start(marked: Marked, whole: View, index: int, first: Run | None) -> tuple[int, int, str]:
+    """Where the prompt ends, where the text of the message before it ends, and what of the prompt is not here."""
     text = whole.text
     others = [run for run in whole.runs if run.leaf.message < index and (first is None or run.start < first.start)]
     before = others[-1].last.end if others else 0
     following = [run.start for run in whole.runs if run.leaf.message > index and run.start >= before]
     limit = first.solid if first else min(following, default=len(text))
     if index == 0:
-        return _start_of_first(marked, text, limit), before
+        return _start_of_first(marked, text, limit), before, usual_prompt(marked.printer)
     try:
         prompt = marked.view(index, prompt=True)
         tail = _after(marked, prompt, others[-1].last if others else None)
         if tail is not None and text.startswith(tail, before):
-            return before + len(tail), before
+            return _behind_header(marked.printer, text, before + len(tail), limit), before, ""
         added = generation_prompt(marked.printer, marked.real[:index])
     except RAISED as error:
         raise Refusal(5, f"the template raises an error for the prompt of message {index}: {error}") from error
@@ -134,9 +136,9 @@ def _start(marked: Marked, whole: View, index: int, first: Run | None) -> tuple[
         if first is not None and edge > first.start:
             blank = not text[first.start : first.solid].strip()
             edge = min(edge, _true_start(marked, first, text) if blank else first.solid)
-        return edge, before
+        return edge, before, tail[shared:]
     if added.strip() and text.count(added, before, limit) == 1:
-        return text.index(added, before, limit) + len(added), before
+        return text.index(added, before, limit) + len(added), before, ""
     raise Refusal(
         5,
         f"the text before message {index} is {text[before:limit][-80:]!r}, the prompt at inference ends with "
@@ -144,12 +146,16 @@ def _start(marked: Marked, whole: View, index: int, first: Run | None) -> tuple[
     )
 
 
+def _behind_header(printer: Printer, text: str, start: int, limit: int) -> int:
+    """`start`, or what follows a turn's usual header there: some templates print it only when an answer follows."""
+    usual = usual_prompt(printer)
+    found = usual.strip() and text.startswith(usual, start) and start + len(usual) <= limit
+    return start + len(usual) if found else start
+
+
 def _start_of_first(marked: Marked, text: str, limit: int) -> int:
     """An assistant that speaks first: nothing comes before it, so the generation prompt of another text is used."""
-    try:
-        added = generation_prompt(marked.printer, marked.real[-1:])
-    except RAISED as error:
-        raise Refusal(5, f"the template raises an error for a prompt: {error}") from error
+    added = usual_prompt(marked.printer)
     if not added.strip() and not text[:limit].strip():
         return 0
     for size in range(len(added), 0, -1):
@@ -161,12 +167,22 @@ def _start_of_first(marked: Marked, text: str, limit: int) -> int:
 
 
 def generation_prompt(printer: Printer, messages: list[dict]) -> str:
-    """What `add_generation_prompt=True` puts behind the messages, instead of an end-of-text token where there is one."""
+    """What `add_generation_prompt=True` puts behind the messages, or in place of an end-of-text token there."""
     plain, prompt = printer.text(messages), printer.text(messages, prompt=True)
     size = _off_tokens(printer, common_prefix(plain, prompt), plain, prompt)
     if plain[size:].strip() and not printer.added.fullmatch(plain[size:].strip()):
         raise Refusal(5, f"add_generation_prompt changes the text before it, which ends with {plain[-80:]!r}")
     return prompt[size:]
+
+
+def usual_prompt(printer: Printer) -> str:
+    """The generation prompt behind one user message; empty where there is none or the template raises an error."""
+    if printer.usual is None:
+        try:
+            printer.usual = generation_prompt(printer, [PROBE])
+        except (Refusal, *RAISED):
+            printer.usual = ""
+    return printer.usual
 
 
 def _end(marked: Marked, whole: View, index: int, last: Run | None, start: int, before: int) -> tuple[int, int, int]:
@@ -221,10 +237,7 @@ def _before_next(marked: Marked, index: int, found: list, rest: str, tail: str) 
     """The one token before the next turn's opening token, where the template ends the last turn with another one."""
     if len(marked.printer.added.findall(tail)) != 1:
         return []
-    try:
-        opening = marked.printer.added.match(generation_prompt(marked.printer, marked.real[-1:]))
-    except (Refusal, *RAISED):
-        return []
+    opening = marked.printer.added.match(usual_prompt(marked.printer))
     opens = [place for place, span in enumerate(found) if opening and rest[slice(*span)] == opening.group()]
     return found[:1] if opens and opens[-1] == 1 else []
 

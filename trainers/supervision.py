@@ -1,14 +1,14 @@
-"""Conversation + chat template + tokenizer -> token ids and labels that are provably right, or a refusal that says why.
+"""Conversation + chat template + tokenizer -> token ids and labels that are provably right, or a refusal.
 
-The six rules are in spans.RULES; spans.py finds the characters, this file turns them into labels. A token that straddles a
-boundary is supervised only if each of its characters is (rule 6): at inference the model never continues half a token.
+The six rules are spans.RULES. rendering.py finds which printed characters came from which message, spans.py which of
+them an assistant writes, labels.py turns those into labels, layouts.py does all of it for many rows of one shape.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,19 @@ import numpy as np
 
 from instruct_builders.errors import ConfigError, RowError, TemplateError
 
-from .rendering import RAISED, Printer, Unaligned
-from .spans import RULES, Refusal, Turn, turns
+from .labels import IGNORED, Supervision, label
+from .layouts import Layouts, label_fitted
+from .rendering import RAISED, Printer
+from .spans import RULES, Refusal
 
 if TYPE_CHECKING:
+    import datasets
     from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100  # the label that no loss looks at
 TRAIN_ON = ("all", "last")
-SAID = "supervise"  # what the markers do where they break a rule: this, or "leave out"
+# `datasets` hashes a function of a module by its name alone and would serve labels made by older code.
+FILES = ("rendering", "spans", "labels", "layouts", "supervision")
+CODE = hashlib.sha256(b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in FILES)).hexdigest()
 
 _USER, _ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 _CALL = {
@@ -42,35 +46,6 @@ PROBES = [
 ]
 
 
-@dataclass
-class Supervision:
-    """What is supervised in one conversation, and what there is to say about it.
-
-    Attributes:
-        text (`str`): What `apply_chat_template` prints.
-        input_ids (`list[int]`), labels (`list[int]`): One per token; `-100` where nothing is learned.
-        spans (`list[tuple[int, int]]`): The supervised characters of `text`.
-        turns (`list[Turn]`): One per trained message.
-        stops (`dict[int, int]`): Trained message -> id of the end-of-turn token that follows it.
-        straddling (`int`): Tokens left out because only some of their characters are supervised.
-        supplied (`int`): Characters of messages left out because the generation prompt supplies them.
-        disagreements (`list[dict]`): Where the template's own `{% generation %}` markers break a rule: `rule`, `message`,
-            `start`, `end`, `text`, `markers` (`"supervise"` or `"leave out"`). The labels follow the rule.
-        left_out (`list[tuple[int, str]]`): Texts that the template does not print, such as earlier reasoning.
-    """
-
-    text: str
-    input_ids: list[int]
-    labels: list[int]
-    spans: list[tuple[int, int]]
-    turns: list[Turn]
-    stops: dict[int, int]
-    straddling: int
-    supplied: int
-    disagreements: list[dict] = field(default_factory=list)
-    left_out: list[tuple[int, str]] = field(default_factory=list)
-
-
 def supervise(
     tokenizer: PreTrainedTokenizerBase,
     messages: list[dict],
@@ -84,9 +59,9 @@ def supervise(
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
-        messages (`list[dict]`): `role`, `content`, `reasoning_content`, `tool_calls`. `"train": False` or `"weight": 0`
-            keeps an assistant message out of the loss. Null values count as absent.
-        chat_template (`str`, *optional*): A template's text, or the name of one that the tokenizer has. Its own if not given.
+        messages (`list[dict]`): `role`, `content`, `reasoning_content`, `tool_calls`. `"train": False` or
+            `"weight": 0` keeps an assistant message out of the loss. Null values count as absent.
+        chat_template (`str`, *optional*): A template's text, or the name of one of the tokenizer's; its default.
         tools (`list`, *optional*): Functions or JSON schemas that may be called.
         train_on (`str`, *optional*, defaults to `"all"`): `"all"` assistant messages, or only the `"last"`.
         **variables: Further variables of the template, such as `enable_thinking`.
@@ -95,8 +70,8 @@ def supervise(
         `dict`: `input_ids` and `labels`.
 
     Raises:
-        TemplateError: With the rule that can't be met, the template's name and the shortest conversation that shows it
-            (also as attributes `rule`, `template`, `messages`); `rule` is None where the template itself raised an error.
+        TemplateError: With the rule that can't be met, the template's name and the shortest conversation that shows
+            it (also as attributes `rule`, `template`, `messages`); `rule` is None where the template raised an error.
         RowError: For a conversation without an answer to learn.
     """
     found = explain(tokenizer, messages, chat_template, tools, train_on=train_on, **variables)
@@ -105,19 +80,182 @@ def supervise(
 
 def explain(tokenizer, messages, chat_template=None, tools=None, *, train_on="all", **variables) -> Supervision:
     """As [`supervise`], with everything there is to say about it."""
-    printer = Printer(tokenizer, chat_template, tools, variables)
+    return _explain(Printer(tokenizer, chat_template, tools, variables), messages, train_on)
+
+
+def _explain(printer: Printer, messages: list[dict], train_on: str) -> Supervision:
     messages = clean(messages)
     chosen = trained(messages, train_on)
     try:
-        return _explain(printer, messages, chosen)
+        return label(printer, messages, chosen)
     except Refusal as refusal:
         raise refused(printer, messages, refusal) from refusal
     except RAISED as error:
         raise raised(printer, messages, error) from error
 
 
+def stop_token(
+    tokenizer, chat_template=None, tools=None, *, train_on="all", generation_config=None, **variables
+) -> list[int]:
+    """Ids of the tokens that a model trained with this template learns to end its turns with.
+
+    Args:
+        generation_config (`transformers.GenerationConfig`, *optional*): Checked to stop on each of them. The other
+            arguments are those of [`supervise`].
+
+    Raises:
+        TemplateError: If the rules can't be met for any usual conversation, or generation would run on (rule 4).
+    """
+    printer = Printer(tokenizer, chat_template, tools, variables)
+    found: dict[int, None] = {}  # ids in the order of the usual conversations
+    refusal: Refusal | None = None
+    for probe in [*PROBES, *[_as_parts(probe) for probe in PROBES]]:
+        try:
+            found |= dict.fromkeys(label(printer, probe, trained(probe, train_on)).stops.values())
+        except Refusal as error:
+            refusal = refusal or error
+        except RAISED as error:
+            refusal = refusal or Refusal(1, f"the template raises an error: {error}")
+        if probe is PROBES[-1] and found:
+            break  # text as a list of parts is only for templates that print nothing else
+    if not found:
+        raise refused(printer, PROBES[0], refusal)
+    if generation_config is not None:
+        stops = generation_config.eos_token_id
+        stops = {stops} if isinstance(stops, int) else set(stops or ())
+        missing = [tokenizer.convert_ids_to_tokens(token) for token in found if token not in stops]
+        if missing:
+            name = template_name(printer.source)
+            error = TemplateError(
+                f"chat template {name}, rule 4 ({RULES[4]}, and generation stops on it): "
+                f"generation_config.eos_token_id is {generation_config.eos_token_id}, so generation would run on after "
+                f"{missing}. Set "
+                f"generation_config.eos_token_id = {sorted(stops | set(found))}"
+                + (', or train_on="last".' if train_on == "all" else ".")
+            )
+            error.rule, error.template, error.messages = 4, name, PROBES[0]
+            raise error
+    return list(found)
+
+
+def prepare(
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template: str | None = None,
+    *,
+    train_on: str = "all",
+    column: str = "messages",
+    batch_size: int = 1000,
+    num_proc: int | None = None,
+) -> datasets.Dataset:
+    """A dataset of conversations -> one of `input_ids` and `labels`, row by row what [`supervise`] gives.
+
+    Cached by `datasets`: the same rows, tokenizer, template and code are not labelled twice.
+
+    Args:
+        dataset (`datasets.Dataset`): Column `messages`; optional `tools` (a list, or one as JSON) and
+            `chat_template_kwargs` (a template's further variables, per row).
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        chat_template (`str`, *optional*): As in [`supervise`].
+        train_on (`str`, *optional*, defaults to `"all"`): As in [`supervise`].
+        column (`str`, *optional*, defaults to `"messages"`): The column of conversations.
+        batch_size (`int`, *optional*, defaults to `1000`): Rows per call of the tokenizer.
+        num_proc (`int`, *optional*): Processes.
+
+    Raises:
+        TemplateError: As [`supervise`]; the message begins with the row.
+        RowError: For a row without an answer to learn; it names the row.
+    """
+    import datasets
+
+    if column not in dataset.column_names:
+        raise ConfigError(f"column: {column!r} is not in the dataset. Its columns: {', '.join(dataset.column_names)}.")
+    numbers = datasets.Features(
+        {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(datasets.Value("int64"))}
+    )
+    return dataset.map(
+        prepare_batch,
+        batched=True,
+        with_indices=True,
+        batch_size=batch_size,
+        num_proc=num_proc,
+        features=numbers,
+        remove_columns=dataset.column_names,
+        fn_kwargs={
+            "tokenizer": tokenizer,
+            "chat_template": chat_template,
+            "train_on": train_on,
+            "column": column,
+            "code": CODE,
+        },
+        desc="Labels",
+    )
+
+
+def prepare_batch(batch, indices, *, tokenizer, chat_template=None, train_on="all", column="messages", code=None):
+    """`input_ids` and `labels` of a batch of conversations, for `Dataset.map(batched=True, with_indices=True)`."""
+    source = tokenizer.get_chat_template(chat_template) if chat_template is None else chat_template
+    layouts = _layouts(tokenizer, source, len(tokenizer), str(tokenizer.special_tokens_map))
+    rows: list = [None] * len(indices)
+    fitted, careful = [], []
+    for place, messages in enumerate(batch[column]):
+        tools, variables = _tools(batch, place), _variables(batch, place)
+        fit = None if tools else _fit(layouts, messages, train_on, variables)
+        if fit is None:
+            careful.append((place, tools, variables))
+        else:
+            fitted.append((place, variables, fit))
+    labelled = label_fitted(layouts.printer, [fit for _, _, fit in fitted])
+    for (place, variables, _), result in zip(fitted, labelled, strict=True):
+        if result is None:
+            careful.append((place, None, variables))
+        else:
+            ids, inside = result
+            rows[place] = ids, np.where(inside, ids, IGNORED)
+    for place, tools, variables in sorted(careful, key=lambda item: item[0]):
+        try:
+            found = _explain(layouts.printer.given(variables, tools), batch[column][place], train_on)
+        except RowError as error:
+            raise RowError(error.message, reason=error.reason, row=indices[place], field=error.field) from error
+        except TemplateError as error:
+            told = TemplateError(f"row {indices[place]}: {error}")
+            told.rule, told.template, told.messages = error.rule, error.template, error.messages
+            raise told from error
+        rows[place] = found.input_ids, found.labels
+    return {"input_ids": [ids for ids, _ in rows], "labels": [labels for _, labels in rows]}
+
+
+@functools.lru_cache(maxsize=2)
+def _layouts(tokenizer, source: str, size: int, special: str) -> Layouts:
+    """Kept from batch to batch; `size` and `special` tell a tokenizer that was given other tokens since."""
+    return Layouts(Printer(tokenizer, source))
+
+
+def _fit(layouts: Layouts, messages: list[dict], train_on: str, variables: dict) -> tuple | None:
+    """The fast way; None for a row whose fault the careful way will tell in full."""
+    try:
+        messages = clean(messages)
+        return layouts.fit(messages, trained(messages, train_on), variables)
+    except (RowError, *RAISED):
+        return None
+
+
+def _tools(batch: dict, place: int) -> list | None:
+    tools = batch["tools"][place] if "tools" in batch else None
+    return (json.loads(tools) if isinstance(tools, str) else tools) or None
+
+
+def _variables(batch: dict, place: int) -> dict:
+    given = batch["chat_template_kwargs"][place] if "chat_template_kwargs" in batch else None
+    return {name: value for name, value in (given or {}).items() if value is not None}
+
+
+def _as_parts(messages: list[dict]) -> list[dict]:
+    return [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in messages]
+
+
 def clean(messages: list[dict]) -> list[dict]:
-    """Messages without null values, as apply_chat_template drops them: `datasets` fills every missing key with null."""
+    """Messages without null values, as apply_chat_template drops them: `datasets` puts them where a key is missing."""
     return [{key: value for key, value in message.items() if value is not None} for message in messages]
 
 
@@ -146,122 +284,12 @@ def trained(messages: list[dict], train_on: str = "all") -> list[int]:
     return chosen
 
 
-def _explain(printer: Printer, messages: list[dict], chosen: list[int]) -> Supervision:
-    text, found, left_out = turns(printer, messages, chosen)
-    spans, disagreements = merge([(turn.start, turn.end) for turn in found]), []
-    if printer.has_markers:
-        try:
-            marked = merge(printer.marked_spans(messages, text))
-        except Unaligned as error:
-            raise Refusal(1, str(error)) from error
-        silent = {place for place, message in enumerate(messages) if message["role"] == "assistant"} - set(chosen)
-        disagreements = disagree(text, found, marked, silent)
-        extra = [(max(a, turn.end), min(b, turn.free)) for turn in found for a, b in marked]
-        spans = merge([*spans, *[(start, end) for start, end in extra if start < end]])
-    encoded = printer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, offsets = encoded["input_ids"], tile(printer, encoded["offset_mapping"])
-    inside, straddling = choose(offsets, spans)
-    stops = {turn.message: stop_id(ids, offsets, inside, turn, text) for turn in found}
-    labels = np.where(inside, ids, IGNORED).tolist()
-    supplied = sum(turn.supplied for turn in found)
-    return Supervision(text, ids, labels, spans, found, stops, straddling, supplied, disagreements, left_out)
-
-
-def merge(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sorted spans that neither overlap nor touch."""
-    merged: list[tuple[int, int]] = []
-    for start, end in sorted(spans):
-        if merged and start <= merged[-1][1]:
-            merged[-1] = merged[-1][0], max(end, merged[-1][1])
-        else:
-            merged.append((start, end))
-    return merged
-
-
-def subtract(spans: list[tuple[int, int]], others: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """What is in `spans` and not in `others`; both as [`merge`] gives them."""
-    left = []
-    for start, end in spans:
-        for a, b in others:
-            if b > start and a < end:
-                if a > start:
-                    left.append((start, a))
-                start = max(start, b)
-        if start < end:
-            left.append((start, end))
-    return left
-
-
-def disagree(text: str, found: list[Turn], marked: list[tuple[int, int]], silent: set[int]) -> list[dict]:
-    """Where the template's markers break rules 2 to 5, for the trained messages.
-
-    Markers around the assistant messages in `silent` (`train_on="last"`, `"train": False`) are no disagreement.
-    """
-    report = []
-
-    def add(rule: int, turn: Turn, pieces: list[tuple[int, int]], markers: str):
-        for start, end in pieces:
-            entry = {"rule": rule, "message": turn.message, "start": start, "end": end, "text": text[start:end]}
-            report.append(entry | {"markers": markers})
-
-    after = 0
-    for turn in found:
-        header = max(turn.before, after)
-        add(2, turn, subtract([(turn.start, turn.stop)], marked), "leave out")
-        add(4, turn, subtract([(turn.stop, turn.end)], marked), "leave out")
-        if turn.message - 1 not in silent:
-            add(
-                5,
-                turn,
-                [(max(a, header), min(b, turn.start)) for a, b in marked if a < turn.start and b > header],
-                SAID,
-            )
-        add(3, turn, [(turn.free, b) for a, b in marked if turn.start <= a < turn.free < b], SAID)
-        after = turn.free
-    if found and not silent:
-        known = [(turn.before, turn.free) for turn in found]
-        add(3, found[0], [(a, b) for a, b in marked if not any(a < end and b > start for start, end in known)], SAID)
-    return report
-
-
-def tile(printer: Printer, offsets: list[tuple[int, int]]) -> np.ndarray:
-    """Offsets (tokens, 2) with which every character belongs to a token.
-
-    Byte-level tokenizers with `trim_offsets` leave the blank in front of a word out of its token's offsets.
-    """
-    tiled = np.asarray(offsets, np.int64).reshape(-1, 2)
-    if printer.trims and len(tiled):
-        tiled[1:, 0] = np.minimum(tiled[1:, 0], np.maximum.accumulate(tiled[:-1, 1]))
-    return tiled
-
-
-def choose(offsets: np.ndarray, spans: list[tuple[int, int]]) -> tuple[np.ndarray, int]:
-    """Which tokens lie wholly in the spans, and how many lie there only in part."""
-    edges = np.asarray(spans, np.int64).ravel()
-    start, end = offsets[:, 0], offsets[:, 1]
-    place = np.searchsorted(edges, start, side="right")  # odd: the token starts inside a span
-    limit = np.append(edges, edges[-1:] if len(edges) else 0)[np.minimum(place, len(edges))]
-    inside = (place % 2 == 1) & (end <= limit) & (end > start)
-    touched = (place % 2 == 1) | ((place < len(edges)) & (end > limit))
-    return inside, int((touched & ~inside & (end > start)).sum())
-
-
-def stop_id(ids: list[int], offsets: np.ndarray, inside: np.ndarray, turn: Turn, text: str) -> int:
-    """The id of the token that ends a turn, which must be one supervised token."""
-    place = int(np.searchsorted(offsets[:, 0], turn.stop, side="left"))
-    if place == len(ids) or tuple(offsets[place]) != (turn.stop, turn.end) or not inside[place]:
-        raise Refusal(
-            4, f"{text[turn.stop : turn.end]!r} after message {turn.message} is not one token of this tokenizer"
-        )
-    return ids[place]
-
-
 def refused(printer: Printer, messages: list[dict], refusal: Refusal) -> TemplateError:
     """The error for a rule that can't be met, with the shortest conversation that shows it."""
     name, shown = template_name(printer.source), shortest(printer, messages, refusal.rule)
     error = TemplateError(
-        f"chat template {name}, rule {refusal.rule} ({RULES[refusal.rule]}): {refusal.why}. Shortest conversation that "
-        f"shows it: {_brief(shown)}. Choose another template, or mark and fix this one in a .jinja file."
+        f"chat template {name}, rule {refusal.rule} ({RULES[refusal.rule]}): {refusal.why}. Shortest conversation "
+        f"that shows it: {_brief(shown)}. Choose another template, or mark and fix this one in a .jinja file."
     )
     error.rule, error.template, error.messages = refusal.rule, name, shown
     return error
@@ -278,7 +306,7 @@ def raised(printer: Printer, messages: list[dict], cause: Exception) -> Template
 
 
 def shortest(printer: Printer, messages: list[dict], rule: int) -> list[dict]:
-    """The shortest conversation found that breaks the same rule: a usual one, or what is left after taking turns away."""
+    """The shortest conversation found that breaks the same rule: a usual one, or what is left without some turns."""
     for probe in PROBES:
         if len(probe) < len(messages) and _broken(printer, probe) == rule:
             return probe
@@ -291,7 +319,7 @@ def shortest(printer: Printer, messages: list[dict], rule: int) -> list[dict]:
 
 def _broken(printer: Printer, messages: list[dict]) -> int | None:
     try:
-        _explain(printer, messages, trained(messages))
+        label(printer, messages, trained(messages))
     except Refusal as refusal:
         return refusal.rule
     except (RowError, *RAISED):

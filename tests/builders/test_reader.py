@@ -1,0 +1,655 @@
+"""The reader's promise: every row of a file comes out once, or is rejected with its reason and place."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from instruct_builders import json_rows, reader
+from instruct_builders.errors import ConfigError, SourceError
+from instruct_builders.records import REASONS
+
+
+def required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+ALPACA = pa.schema(
+    [required("instruction", pa.string()), pa.field("input", pa.string()), required("output", pa.string())]
+)
+TURN = pa.struct(
+    [required("from", pa.string()), required("value", pa.string()), pa.field("tool_calls", pa.json_())],
+)
+SHAREGPT = pa.schema(
+    [
+        pa.field("id", pa.string()),
+        required("conversations", pa.list_(required("item", TURN))),
+        pa.field("tools", pa.json_()),
+        pa.field("score", pa.float64()),
+        pa.field("n", pa.int64()),
+        pa.field("ok", pa.bool_()),
+    ]
+)
+GOOD = {"instruction": "Add.", "input": None, "output": "3"}
+
+
+def write(folder: Path, data: bytes, name: str = "rows.jsonl") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def read_all(path: Path, schema: pa.Schema = ALPACA, **options):
+    """Rows, their (row, line, offset), and the rejections of a whole file."""
+    rows, places, rejected = [], [], []
+    for chunk in reader.read(path, schema, name=path.name, **options):
+        chunk.table.validate(full=True)
+        assert chunk.table.schema == schema.append(pa.field("extra", pa.string()))
+        rows += chunk.table.to_pylist()
+        places += zip(chunk.row.tolist(), chunk.line.tolist(), chunk.offset.tolist(), strict=True)
+        rejected += chunk.rejected
+    return rows, places, rejected
+
+
+def line(row: dict) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode()
+
+
+BAD_LINES = {
+    "bad_utf8": (b'{"instruction": "a\xff", "output": "b"}', None),
+    "bad_json, no JSON": (b"hello", None),
+    "bad_json, cut": (b'{"instruction": "a", "outp', None),
+    "bad_json, trailing text": (b'{"instruction": "a", "output": "b"} x', None),
+    "bad_json, two rows": (b'{"instruction": "a", "output": "b"}{"instruction": "a", "output": "b"}', None),
+    "bad_json, null behind a row": (
+        b'{"instruction": "a", "output": "b"} null {"instruction": "", "output": ""}',
+        None,
+    ),
+    "bad_json, trailing comma": (b'{"instruction": "a", "output": "b",}', None),
+    "bad_json, doubled key": (b'{"instruction": "a", "output": "b", "output": "b"}', None),
+    "bad_json, doubled other key": (b'{"instruction": "a", "output": "b", "x": 1, "x": 1}', None),
+    "bad_json, NaN": (b'{"instruction": "a", "output": NaN}', None),
+    "bad_json, Infinity": (b'{"instruction": "a", "output": "b", "x": -Infinity}', None),
+    "bad_json, tab in text": (b'{"instruction": "a\tb", "output": "b"}', None),
+    "bad_json, nested too deeply": (b'{"instruction": ' + b"[" * 100_000, None),
+    "schema, a list": (b"[1, 2]", None),
+    "schema, null": (b"null", None),
+    "schema, a string": (b'"text"', None),
+    "null_field, missing": (b'{"instruction": "a"}', "output"),
+    "null_field, null": (b'{"instruction": null, "output": "b"}', "instruction"),
+    "non_string, number": (b'{"instruction": "a", "output": 3}', "output"),
+    "non_string, list": (b'{"instruction": ["a"], "output": "b"}', "instruction"),
+    "non_string, object": (b'{"instruction": "a", "input": {}, "output": "b"}', "input"),
+    "non_string, truth value": (b'{"instruction": "a", "output": true}', "output"),
+    "lone_surrogate, first half": (b'{"instruction": "a", "output": "\\ud83d"}', "output"),
+    "lone_surrogate, second half": (b'{"instruction": "\\uDE00", "output": "b"}', "instruction"),
+    "lone_surrogate, other key": (b'{"instruction": "a", "output": "b", "x": ["\\ud83d"]}', "x[0]"),
+    "nul, escaped": (b'{"instruction": "a", "output": "\\u0000"}', "output"),
+    "nul, in a key": (b'{"instruction": "a", "output": "b", "\\u0000": 1}', None),
+    "nul, raw": (b'{"instruction": "a\0", "output": "b"}', None),
+    "too_long": (b'{"instruction": "' + b"a" * 300_000 + b'", "output": "b"}', None),
+}
+
+
+# In an array no mark says where these begin: they are found, but not as the one row between two others.
+ONLY_AS_LINES = {
+    "bad_json, no JSON",
+    "bad_json, two rows",
+    "bad_json, null behind a row",
+    "schema, a list",
+    "schema, null",
+    "schema, a string",
+}
+
+
+@pytest.mark.parametrize(
+    "case, suffix",
+    [(case, ".jsonl") for case in BAD_LINES] + [(case, ".json") for case in BAD_LINES if case not in ONLY_AS_LINES],
+)
+def test_a_bad_row_is_rejected_with_its_place_and_takes_no_other_with_it(tmp_path, case, suffix):
+    raw, field = BAD_LINES[case]
+    good = line(GOOD)
+    begin, separator, end = (b"", b"\n", b"\n") if suffix == ".jsonl" else (b"[\n", b",\n", b"\n]\n")
+    rows = [good] * 40 + [raw] + [good] * 40
+    path = write(tmp_path, begin + separator.join(rows) + end, "rows" + suffix)
+    rows, places, rejected = read_all(path, max_row_bytes=200_000)
+    (why,) = rejected
+    assert (why.reason, why.field) == (case.split(",")[0], field)
+    offset = len(begin) + 40 * len(good + separator)
+    assert (why.row, why.line, why.offset) == (40, 41 + begin.count(b"\n"), offset)
+    assert why.raw == raw[:4096] and why.raw_bytes == len(raw) and why.detail and why.reason in REASONS
+    assert rows == [{**GOOD, "extra": None}] * 80
+    assert [row for row, _, _ in places] == [*range(40), *range(41, 81)]
+    assert places[40] == (41, 42 + begin.count(b"\n"), offset + len(raw + separator))
+
+
+def test_values_of_an_array_that_are_no_rows(tmp_path):
+    good = line(GOOD)
+    data = b"[" + b",\n".join([good, b"[1]", b"null", b'"a"', good, b"12", b"hello", good + b" " + good]) + b"]"
+    rows, places, rejected = read_all(write(tmp_path, data, "a.json"))
+    assert rows == [{**GOOD, "extra": None}] * 4 and [row for row, _, _ in places] == [0, 4, 7, 8]
+    assert [(why.row, why.reason, why.raw) for why in rejected] == [
+        (1, "schema", b"[1]"),
+        (2, "schema", b"null"),
+        (3, "schema", b'"a"'),
+        (5, "schema", b"12"),
+        (6, "bad_json", b"hello"),
+    ]
+
+
+def test_what_a_rejection_looks_like_on_disk(tmp_path):
+    text = "é" * 3000  # the limit of 4,096 bytes falls inside a character
+    bad = [b"\xff", line({"instruction": 3, "x": text}), line({"instruction": None})]
+    _, _, rejected = read_all(write(tmp_path, b"\n".join(bad)))
+    utf8, long, short = [json.loads(json.dumps(why.as_dict())) for why in rejected]
+    assert (utf8["raw"], utf8["raw_base64"], utf8["raw_bytes"]) == (None, "/w==", 1)
+    assert long["raw"] == bad[1].decode()[: len(long["raw"])] and len(long["raw"].encode()) in (4095, 4096)
+    assert long["raw_bytes"] == len(bad[1]) and long["raw_base64"] is None
+    assert short == {
+        "file": "rows.jsonl",
+        "row": 2,
+        "line": 3,
+        "offset": len(bad[0]) + len(bad[1]) + 2,
+        "split": None,
+        "stage": "read",
+        "reason": "null_field",
+        "field": "instruction",
+        "detail": "null, where a value is required",
+        "id": None,
+        "raw": '{"instruction": null}',
+        "raw_base64": None,
+        "raw_bytes": 21,
+    }
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_faults_in_nested_fields_name_the_place(tmp_path, fast):
+    turns = '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, %s]}'
+    cases = {
+        '{"from": "gpt", "value": "c", "weight": 1}': ("schema", "conversations[2].weight"),
+        '{"from": "gpt"}': ("null_field", "conversations[2].value"),
+        '{"from": "gpt", "value": null}': ("null_field", "conversations[2].value"),
+        '{"from": "gpt", "value": 4}': ("non_string", "conversations[2].value"),
+        '{"from": "gpt", "value": "\\ud83d"}': ("lone_surrogate", "conversations[2].value"),
+        '{"from": "gpt", "value": "c", "tool_calls": [{"a": "\\u0000"}]}': ("nul", "conversations[2].tool_calls[0].a"),
+        "null": ("null_field", "conversations[2]"),
+        '"text"': ("schema", "conversations[2]"),
+    }
+    data = [turns % case for case in cases] + ['{"conversations": {"from": "a"}}', '{"conversations": [], "n": 1.5}']
+    data += ['{"conversations": [], "n": 9223372036854775808}', '{"conversations": [], "score": 1e999}']
+    data += ['{"conversations": [], "ok": 1}', '{"conversations": []}']
+    rows, _, rejected = read_all(write(tmp_path, "\n".join(data).encode()), SHAREGPT, fast=fast)
+    found = [(why.reason, why.field) for why in rejected]
+    tail = [("schema", name) for name in ("conversations", "n", "n", "score", "ok")]
+    assert found == [*cases.values(), *tail]
+    assert [row["conversations"] for row in rows] == [[]]
+
+
+def test_json_columns_and_other_keys_keep_what_was_written(tmp_path):
+    data = b"""{"conversations": [{"from": "a", "value": "b", "tool_calls": [ {"x": 1.10, "y": "\\u00e9"} ]}], "n": -0}
+{"k": {"b": [1E5, null], "a": 1}, "a": 100000000000000000000000, "tools": "text", "conversations": [], "ok": true}
+"""
+    rows, _, rejected = read_all(write(tmp_path, data), SHAREGPT)
+    assert not rejected
+    table = pa.concat_tables(chunk.table for chunk in reader.read(tmp_path / "rows.jsonl", SHAREGPT))
+    calls = table["conversations"].combine_chunks().values.field("tool_calls")
+    assert calls.storage.to_pylist() == ['[{"x":1.10,"y":"é"}]']
+    assert table["tools"].combine_chunks().storage.to_pylist() == [None, '"text"']
+    assert table["extra"].to_pylist() == [None, '{"a":100000000000000000000000,"k":{"b":[1E5,null],"a":1}}']
+    assert [row["n"] for row in rows] == [0, None] and [row["ok"] for row in rows] == [None, True]
+
+
+def test_keys_outside_the_schema_can_be_refused(tmp_path):
+    path = write(tmp_path, line(GOOD) + b"\n" + line({**GOOD, "lang": "en"}))
+    rows, _, rejected = read_all(path)
+    assert [row["extra"] for row in rows] == [None, '{"lang":"en"}'] and not rejected
+    rows, _, (why,) = read_all(path, extra="reject")
+    assert len(rows) == 1 and (why.reason, why.field, why.row) == ("schema", "lang", 1)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_byte_order_mark_crlf_and_blank_lines(tmp_path, name):
+    path = write(tmp_path, b"\xef\xbb\xbf" + line(GOOD) + b"\r\n\r\n  \t\r\n" + line(GOOD) + b"\r\n", name)
+    rows, places, rejected = read_all(path)
+    size = len(line(GOOD))
+    assert rows == [{**GOOD, "extra": None}] * 2 and not rejected
+    assert places == [(0, 1, 3), (1, 4, 3 + size + 2 + 2 + 5)]
+
+
+@pytest.mark.parametrize("suffix, pack", [(".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)])
+def test_compressed_files_are_told_by_their_bytes(tmp_path, suffix, pack):
+    data = b"\n".join([line({**GOOD, "output": str(n)}) for n in range(5000)])
+    packed = write(tmp_path, pack(data), f"rows.jsonl{suffix}")
+    assert read_all(packed) == read_all(write(tmp_path, data))
+    assert read_all(write(tmp_path, pack(data), "cached.jsonl"))[0] == read_all(packed)[0]
+    half = write(tmp_path, pack(data)[: len(pack(data)) // 2], f"half.jsonl{suffix}")
+    with pytest.raises(SourceError, match="can't be read to its end"):
+        list(reader.read(half, ALPACA, chunk_bytes=1000))
+
+
+def test_zstd_is_read_and_damage_in_it_is_an_error(tmp_path):
+    data = b"\n".join([line({**GOOD, "output": str(n)}) for n in range(5000)])
+    packed = pa.Codec("zstd").compress(data, asbytes=True)
+    assert read_all(write(tmp_path, packed, "rows.jsonl.zst")) == read_all(write(tmp_path, data))
+    with pytest.raises(SourceError, match="can't be read to its end"):
+        list(reader.read(write(tmp_path, packed[: len(packed) // 2], "half.jsonl.zst"), ALPACA))
+
+
+@pytest.mark.parametrize(
+    "data, name, message",
+    [
+        (b"", "a.jsonl", "is empty"),
+        (b"\xef\xbb\xbf", "a.jsonl", "is empty"),
+        (b"\n \n", "a.json", "is empty: white space only"),
+        (b"", "a.csv", "is empty"),
+        ('{"instruction": "é"}'.encode("utf-16"), "a.jsonl", "is UTF-16, allowed: UTF-8"),
+        ('{"instruction": "é"}'.encode("utf-16-le"), "a.json", "is UTF-16LE"),
+        ('{"instruction": "é"}'.encode("utf-16-be"), "a.jsonl", "is UTF-16BE"),
+        ('{"instruction": "é"}'.encode("utf-32"), "a.jsonl", "is UTF-32"),
+        (b"x", "a.txt", "allowed: .jsonl"),
+        (b'{"data": [{"instruction": "a"}]}', "a.json", "under the key 'data'.*field='data'"),
+        (b'{\n "version": 1,\n "data": [\n  {"instruction": "a"}]}', "a.json", "under the key 'data'"),
+        (b'[\n{"instruction": "a"}]', "a.jsonl", "is one JSON array.*rename it to end in .json"),
+        (b'[{"instruction": "a"}]', "a.jsonl", "is one JSON array"),
+        (b"PAR1", "a.parquet", "no Parquet file"),
+        (b"a,b\n1,2\n", "a.csv", "no column 'instruction', it has a, b"),
+        (b"instruction,output,output\n1,2,3\n", "a.csv", "'output' twice"),
+    ],
+)
+def test_a_file_that_can_not_be_read_says_why(tmp_path, data, name, message):
+    with pytest.raises(SourceError, match=message):
+        list(reader.read(write(tmp_path, data, name), ALPACA))
+
+
+def test_a_missing_file_and_wrong_arguments_say_what_is_allowed(tmp_path):
+    with pytest.raises(SourceError, match="can't be opened"):
+        list(reader.read(tmp_path / "no.jsonl", ALPACA))
+    path = write(tmp_path, b"[]", "a.json")
+    for options in ({"extra": "drop"}, {"start": 3}, {"header": ["a"]}, {"chunk_bytes": 0}):
+        with pytest.raises(ConfigError, match=r"allowed|positive|is for|are for"):
+            list(reader.read(path, ALPACA, **options))
+    with pytest.raises(ConfigError, match="'when' has the type date32"):
+        list(reader.read(path, pa.schema({"when": pa.date32()})))
+
+
+def test_an_empty_array_has_no_rows_and_a_cut_one_says_so(tmp_path):
+    assert read_all(write(tmp_path, b" [ ]\n", "a.json")) == ([], [], [])
+    one = line(GOOD)
+    # cut in the second row; behind the first; behind the comma; at the very beginning
+    for tail, lost in [(b",\n" + one[:20], one[:20]), (b"", b""), (b",\n", b""), (None, b"")]:
+        data = b"[" if tail is None else b"[" + one + tail
+        rows, _, (why,) = read_all(write(tmp_path, data, "a.json"))
+        assert len(rows) == (tail is not None) and (why.reason, why.raw, why.row) == ("bad_json", lost, len(rows))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json"])
+def test_a_row_of_50_mb_is_skipped_and_its_neighbours_stay(tmp_path, suffix):
+    huge = b'{"instruction": "' + b"a" * 50_000_000 + b'", "output": "b"}'
+    begin, separator, end = (b"", b"\n", b"\n") if suffix == ".jsonl" else (b"[", b", ", b"]")
+    first, second = line(GOOD), line({**GOOD, "output": "4"})
+    path = write(tmp_path, begin + separator.join([first, huge, second]) + end, "rows" + suffix)
+    rows, places, (why,) = read_all(path)
+    assert [row["output"] for row in rows] == ["3", "4"]
+    assert (why.reason, why.row, why.offset, why.raw) == ("too_long", 1, len(begin + first + separator), huge[:4096])
+    assert abs(why.raw_bytes - len(huge)) <= len(separator)
+    assert places[1] == (2, places[1][1], len(begin + first + separator + huge + separator))
+
+
+def test_memory_does_not_grow_with_a_row_that_is_too_long(tmp_path):
+    path = write(tmp_path, line(GOOD) + b"\n" + b"a" * 30_000_000 + b"\n" + line(GOOD))
+    held = []
+
+    class Watched:
+        def __init__(self, path):
+            self.file = open(path, "rb")
+
+        def read(self, size):
+            held.append(size)
+            return self.file.read(size)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            self.file.close()
+
+    rows, _, rejected = read_all(path, open=Watched, chunk_bytes=1 << 16, max_row_bytes=1 << 18)
+    assert len(rows) == 2 and [why.reason for why in rejected] == ["too_long"]
+    assert max(held) <= 1 << 20  # never asks for the whole row
+
+
+def test_the_list_of_rows_can_be_a_member_of_an_object(tmp_path):
+    data = json.dumps({"version": 2, "data": [GOOD, GOOD], "dev": [GOOD]}, indent=1).encode()
+    path = write(tmp_path, data, "a.json")
+    assert len(read_all(path, field="data")[0]) == 2 and len(read_all(path, field="dev")[0]) == 1
+    with pytest.raises(SourceError, match="no key 'train' found; the keys are 'version', 'data', 'dev'"):
+        read_all(path, field="train")
+    with pytest.raises(SourceError, match="'version' is not a list"):
+        read_all(path, field="version")
+
+
+def test_json_files_that_are_no_array(tmp_path):
+    pretty = json.dumps(GOOD, indent=2).encode()
+    for data, count in [
+        (line(GOOD), 1),
+        (line(GOOD) + b"\n" + line(GOOD), 2),
+        (pretty, 1),
+        (pretty + b"\n" + pretty, 2),
+    ]:
+        rows, _, rejected = read_all(write(tmp_path, data, "a.json"))
+        assert rows == [{**GOOD, "extra": None}] * count and not rejected
+    rows, _, rejected = read_all(write(tmp_path, line(GOOD)[:9] + b"\n" + line(GOOD), "a.json"))
+    assert len(rows) == len(rejected) == 1
+    # One row that itself holds a list of objects is no wrapper.
+    one = line({"id": "1", "conversations": [{"from": "human", "value": "a"}]})
+    assert len(read_all(write(tmp_path, one, "a.json"), SHAREGPT)[0]) == 1
+    assert reader.peek(tmp_path / "a.json")["id"] == "1"
+
+
+def test_peek_skips_bad_rows(tmp_path):
+    assert reader.peek(write(tmp_path, b"\xff\n[]\n" + line({"a": 1, "b": [1.5]}))) == {"a": 1, "b": [1.5]}
+    assert reader.peek(write(tmp_path, b"[]", "a.json")) is None
+    assert reader.peek(write(tmp_path, b"x,y\n1,\n", "a.csv")) == {"x": "1", "y": ""}
+    pq.write_table(pa.table({"x": [1], "y": [["a"]]}), tmp_path / "a.parquet")
+    assert reader.peek(tmp_path / "a.parquet") == {"x": 1, "y": ["a"]}
+    with pytest.raises(SourceError, match=r"none of its 2 rows can be read.*line 1 at byte 0: bad_json"):
+        reader.peek(write(tmp_path, b"x\ny\n"))
+
+
+def test_a_url_is_opened_through_fsspec(tmp_path):
+    import fsspec
+
+    with fsspec.open("memory://folder/rows.jsonl.gz", "wb") as file:
+        file.write(gzip.compress(line(GOOD) + b"\nx\n"))
+    (chunk,) = reader.read("memory://folder/rows.jsonl.gz", ALPACA)
+    assert len(chunk.table) == 1 and chunk.rejected[0].file == "memory://folder/rows.jsonl.gz"
+    assert reader.ranges("memory://folder/rows.jsonl.gz", 4) == [(0, None)]
+
+
+# Damage anywhere in one row leaves every other row as it is.
+
+PIECES = ["a", "é", "中", "\U0001f600", '"', "\\", "\n", "},{", "],[", '{"id":', "null", "} null", "\x7f", "x y z"]
+TEXT = st.lists(st.sampled_from(PIECES), max_size=6).map("".join)
+ALPACA_ROW = st.fixed_dictionaries(
+    {"instruction": TEXT, "output": TEXT}, optional={"input": st.none() | TEXT, "k": TEXT}
+)
+SHAREGPT_ROW = st.fixed_dictionaries(
+    {"conversations": st.lists(st.fixed_dictionaries({"from": TEXT, "value": TEXT}), max_size=3)},
+    optional={
+        "tools": st.none() | st.lists(st.integers()),
+        "score": st.integers(-9, 9) | st.floats(-9, 9),
+        "n": st.none(),
+    },
+)
+LAYOUTS = {
+    "lines": (".jsonl", {}, "", "\n", "\n"),
+    "lines, CRLF": (".jsonl", {}, "", "\r\n", ""),
+    "array, a row per line": (".json", {}, "[\n", ",\n", "\n]\n"),
+    "array, indented": (".json", {"indent": 4}, "[\n    ", ",\n    ", "\n]"),
+    "array, not indented": (".json", {"indent": 0}, "[\n", ",\n", "\n]"),
+    "array, rows begin behind rows": (".json", {"indent": 2}, "[", ", ", "]\n"),
+    "array on one line": (".json", {}, "[", ", ", "]"),
+    "array without spaces": (".json", {"separators": (",", ":")}, "[", ",", "]"),
+}
+JUNK = [
+    b"",
+    b'"',
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b"\\",
+    b"\n",
+    b"\0",
+    b"\xff",
+    b"null",
+    b'{"a":[',
+    b"} null {",
+    b"}{",
+    b"NaN",
+]
+PROPERTY = settings(
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@st.composite
+def files(draw, damaged: int):
+    """Bytes of a file, its ending, its schema, and the rows with the positions of the `damaged` ones."""
+    row, schema = draw(st.sampled_from([(ALPACA_ROW, ALPACA), (SHAREGPT_ROW, SHAREGPT)]))
+    rows = draw(st.lists(row, min_size=3, max_size=8))
+    rows = [{"id": f"row {n}", **values} for n, values in enumerate(rows)]
+    suffix, style, begin, separator, end = LAYOUTS[draw(st.sampled_from(list(LAYOUTS)))]
+    ascii_only = draw(st.booleans())
+    texts = [json.dumps(values, ensure_ascii=ascii_only, **style) for values in rows]
+    if "\n" in begin and "indent" in style:
+        texts = [text.replace("\n", "\n" + begin[2:]) for text in texts]
+    parts = [text.encode() for text in texts]
+    places = draw(st.lists(st.integers(0, len(rows) - 1), min_size=min(damaged, 1), max_size=damaged, unique=True))
+    for place in places:
+        at = draw(st.integers(0, len(parts[place])))
+        cut = draw(st.sampled_from([0, 0, 1, 2, 5, 30]))
+        parts[place] = parts[place][:at] + draw(st.sampled_from(JUNK)) + parts[place][at + cut :]
+    data = begin.encode() + separator.encode().join(parts) + end.encode()
+    return data, "rows" + suffix, schema, rows, places
+
+
+def ids(rows: list[dict]) -> list[str]:
+    return [row.get("id") or json.loads(row["extra"] or "{}").get("id") for row in rows]
+
+
+def compact(value: object) -> str | None:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) if value or value == [] else None
+
+
+@PROPERTY
+@given(files(damaged=0))
+def test_a_sound_file_comes_back_whole(tmp_path, file):
+    data, name, schema, rows, _ = file
+    found, _, rejected = read_all(write(tmp_path, data, name), schema)
+    assert not rejected and ids(found) == ids(rows)
+    for row, given_row in zip(found, rows, strict=True):
+        wanted = {key: given_row.get(key) for key in schema.names}
+        wanted["extra"] = compact({key: value for key, value in given_row.items() if key not in wanted})
+        if "tools" in wanted:  # a JSON column: its text
+            wanted["tools"] = compact(wanted["tools"])
+            wanted["conversations"] = [{**turn, "tool_calls": None} for turn in wanted["conversations"]]
+        assert row == wanted
+
+
+@PROPERTY
+@given(files(damaged=1))
+def test_damage_in_one_row_leaves_the_others_as_they_are(tmp_path, file):
+    data, name, schema, rows, (place,) = file
+    found, _, _ = read_all(write(tmp_path, data, name), schema)
+    others = [key for key in ids(found) if key != f"row {place}"]
+    assert [key for key in others if key in ids(rows)] == ids(rows[:place] + rows[place + 1 :])
+
+
+@PROPERTY
+@given(files(damaged=3), st.sampled_from([1, 7, 64, 500]), st.sampled_from([1, 2, 32]))
+def test_the_fast_path_and_the_size_of_chunks_change_nothing(tmp_path, monkeypatch, file, chunk_bytes, few):
+    data, name, schema, _, _ = file
+    path = write(tmp_path, data, name)
+    monkeypatch.setattr(json_rows, "_FEW", few)
+    expected = read_all(path, schema, fast=False)
+    assert read_all(path, schema) == expected
+    assert read_all(path, schema, chunk_bytes=chunk_bytes) == expected
+    limit = max(len(data) // 4, 1)  # some rows become too long: then only their neighbours are compared
+    assert read_all(path, schema, max_row_bytes=limit) == read_all(path, schema, max_row_bytes=limit, fast=False)
+
+
+@PROPERTY
+@given(
+    st.lists(
+        st.sampled_from([line(GOOD), b"", b" \r", b"x", line({**GOOD, "output": "é" * 20})]), min_size=1, max_size=30
+    ),
+    st.sampled_from([b"", b"\xef\xbb\xbf"]),
+    st.data(),
+)
+def test_the_parts_of_a_file_add_up_to_it(tmp_path, lines, mark, data):
+    content = mark + b"\n".join(lines)
+    path = write(tmp_path, content + line(GOOD))
+    whole = read_all(path)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(content)), max_size=4)))
+    for parts in (list(zip([0, *cuts], [*cuts, None], strict=True)), reader.ranges(path, 3)):
+        read = [read_all(path, start=start, stop=stop) for start, stop in parts]
+        assert tuple(list(chain(*piece)) for piece in zip(*read, strict=True)) == whole
+
+
+def test_ranges_divide_a_file_at_line_breaks(tmp_path):
+    data = b"\n".join(line({**GOOD, "output": str(n)}) for n in range(1000))
+    path = write(tmp_path, data)
+    parts = reader.ranges(path, 4)
+    assert len(parts) == 4 and parts[0][0] == 0 and parts[-1][1] is None
+    assert all(data[start - 1 : start] == b"\n" for start, _ in parts[1:])
+    assert reader.ranges(write(tmp_path, data, "a.json"), 4) == [(0, None)]
+    assert reader.ranges(write(tmp_path, gzip.compress(data), "b.jsonl"), 4) == [(0, None)]
+    assert len(reader.ranges(write(tmp_path, b"{}\n{}", "c.jsonl"), 9)) == 2
+
+
+# CSV and TSV
+
+
+def test_csv_quotes_line_breaks_and_bad_rows(tmp_path):
+    data = (
+        b'\xef\xbb\xbfinstruction,output,lang\r\n"a ""q"",\r\nb",,en\r\n\r\nonly one\r\nc,d,e,f\r\n'
+        b'g\xff,h,i\r\nj\0,k,l\r\n"unclosed,m,n\r\no,p,q\r\n"stray"x,r,s\r\n t ,u,v'
+    )
+    for chunk_bytes in (8, 30, 1 << 20):
+        rows, places, rejected = read_all(write(tmp_path, data, "a.csv"), chunk_bytes=chunk_bytes)
+        assert [(row["instruction"], row["input"], row["output"], row["extra"]) for row in rows] == [
+            ('a "q",\r\nb', None, "", '{"lang":"en"}'),
+            ("o", None, "p", '{"lang":"q"}'),
+            (" t ", None, "u", '{"lang":"v"}'),
+        ]
+        assert [(why.reason, why.row, why.line) for why in rejected] == [
+            ("schema", 1, 5),
+            ("schema", 2, 6),
+            ("bad_utf8", 3, 7),
+            ("nul", 4, 8),
+            ("schema", 5, 9),
+            ("schema", 7, 11),
+        ]
+        assert all(data[why.offset :].startswith(why.raw) for why in rejected)
+        assert places[1] == (6, 10, data.index(b"o,p,q"))
+
+
+def test_tsv_and_a_file_without_header(tmp_path):
+    path = write(tmp_path, b"a\tb\nc\td\n", "a.tsv")
+    rows, _, _ = read_all(path, header=["instruction", "output"])
+    assert [row["output"] for row in rows] == ["b", "d"]
+    path.write_bytes(b'instruction\toutput\n"Marco" said\t"b"\n')
+    assert read_all(path, quotes=False)[0][0]["instruction"] == '"Marco" said'
+    assert "quotes=False" in read_all(path)[2][0].detail
+    path.write_bytes(b"a\tb\n")
+    with pytest.raises(SourceError, match=r"give the names with header=\[\.\.\.\]"):
+        read_all(path)
+    with pytest.raises(SourceError, match="'lang' is not one of"):
+        read_all(path, header=["instruction", "output", "lang"], extra="reject")
+    with pytest.raises(SourceError, match="'conversations' is text"):
+        read_all(write(tmp_path, b"conversations\n[]\n", "b.csv"), SHAREGPT)
+
+
+def test_csv_cells_and_rows_that_are_too_long(tmp_path):
+    data = b"instruction,output\na,b\nc," + b"d" * 300_000 + b"\ne,f\n"  # beyond the csv module's own limit
+    assert [len(row["output"]) for row in read_all(write(tmp_path, data, "a.csv"))[0]] == [1, 300_000, 1]
+    rows, _, (why,) = read_all(write(tmp_path, data, "a.csv"), max_row_bytes=1000, chunk_bytes=500)
+    assert len(rows) == 2 and (why.reason, why.row, why.line) == ("too_long", 1, 3)
+
+
+# Parquet
+
+
+def write_parquet(folder: Path, rows: list[dict], schema: pa.Schema | None = None) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), folder / "a.parquet", row_group_size=3)
+    return folder / "a.parquet"
+
+
+def test_parquet_rows_with_nulls_and_nul_are_rejected(tmp_path):
+    rows = [{**GOOD, "n": number, "s": {"a": 1.5}} for number in range(7)]
+    rows[2]["output"], rows[4]["instruction"], rows[6]["n"], rows[6]["s"] = None, "a\0", None, None
+    found, places, rejected = read_all(write_parquet(tmp_path, rows), chunk_bytes=64)
+    assert [row["extra"] for row in found] == [*(f'{{"n":{n},"s":{{"a":1.5}}}}' for n in (0, 1, 3, 5)), None]
+    assert places == [(row, -1, -1) for row in (0, 1, 3, 5, 6)]
+    assert [(why.reason, why.field, why.row, why.line, why.offset) for why in rejected] == [
+        ("null_field", "output", 2, None, None),
+        ("nul", "instruction", 4, None, None),
+    ]
+    assert json.loads(rejected[0].as_dict()["raw"])["n"] == 2
+
+
+def test_parquet_columns_are_cast_and_other_types_refused(tmp_path):
+    kinds = pa.schema(
+        {"instruction": pa.large_string(), "input": pa.dictionary(pa.int32(), pa.string()), "output": pa.string()}
+    )
+    assert read_all(write_parquet(tmp_path, [GOOD], kinds))[0] == [{**GOOD, "extra": None}]
+    with pytest.raises(SourceError, match="the column 'output' is int64, and string is needed"):
+        read_all(write_parquet(tmp_path, [{**GOOD, "output": 3}]))
+    with pytest.raises(SourceError, match="no column 'output', it has instruction"):
+        read_all(write_parquet(tmp_path, [{"instruction": "a"}]))
+    with pytest.raises(SourceError, match="'n' is not one of"):
+        read_all(write_parquet(tmp_path, [{**GOOD, "n": 3}]), extra="reject")
+
+
+def test_parquet_lists_of_structs_are_cast_field_by_field(tmp_path):
+    turn = {"value": "b", "from": "a", "tool_calls": [{"f": 1}], "weight": None}
+    rows = [
+        {"conversations": [turn, turn], "score": 1, "tools": '[ {"a": 1.10} ]'},
+        {"conversations": []},
+        {"conversations": [turn, {**turn, "weight": 2}]},
+        {"conversations": [turn, {**turn, "value": None}]},
+        {"conversations": [None]},
+        {"conversations": None},
+        {"conversations": [turn], "tools": "no JSON"},
+        {"conversations": [{**turn, "from": "\0"}]},
+    ]
+    found, _, rejected = read_all(write_parquet(tmp_path, rows), SHAREGPT)
+    assert [len(row["conversations"]) for row in found] == [2, 0] and found[0]["score"] == 1.0
+    table = next(iter(reader.read(tmp_path / "a.parquet", SHAREGPT))).table
+    assert table["conversations"].combine_chunks().values.field("tool_calls").storage[0].as_py() == '[{"f":1}]'
+    assert table["tools"].combine_chunks().storage[0].as_py() == '[{"a":1.10}]'
+    assert [(why.row, why.reason, why.field) for why in rejected] == [
+        (2, "schema", "conversations[1].weight"),
+        (3, "null_field", "conversations[1].value"),
+        (4, "null_field", "conversations[0]"),
+        (5, "null_field", "conversations"),
+        (6, "bad_json", "tools"),
+        (7, "nul", "conversations[0].from"),
+    ]
+
+
+def test_parquet_text_that_is_not_utf8(tmp_path):
+    texts = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"a\xff"))
+    pq.write_table(pa.table({"instruction": texts, "output": ["b", "c"]}), tmp_path / "a.parquet")
+    rows, _, (why,) = read_all(tmp_path / "a.parquet")
+    assert len(rows) == 1 and (why.reason, why.field, why.row, why.raw) == ("bad_utf8", "instruction", 1, None)
+
+
+@pytest.mark.shared_data
+def test_real_files_are_read_whole(shared_data):
+    rows, _, rejected = read_all(shared_data / "alpaca" / "alpaca_zh_demo.json")
+    assert rows and not rejected
+    assert [row["output"] for row in rows] == [
+        row["output"] for row in json.loads((shared_data / "alpaca" / "alpaca_zh_demo.json").read_bytes())
+    ]
+    turns = pa.schema(
+        [required("conversations", SHAREGPT.field("conversations").type), pa.field("tools", pa.string())]
+    )
+    rows, _, rejected = read_all(shared_data / "sharegpt" / "glaive_toolcall_en_demo.json", turns)
+    assert len(rows) == 300 and not rejected
+    for path in sorted((shared_data / "flan" / "cot").glob("*.tsv")):
+        rows, _, rejected = read_all(path, pa.schema([]), header=["question", "answer", "reasoning"], quotes=False)
+        assert len(rows) == path.read_bytes().count(b"\n") and not rejected
