@@ -17,12 +17,7 @@ TENSORS = {"torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes"}
 HOMES = {
     "openai": ("instruct_builders/generate/engine.py",),
     "huggingface_hub": ("instruct_builders/publish.py", "instruct_builders/sources.py", "trainers/release.py"),
-    "jinja2": (
-        "instruct_builders/cards.py",
-        "instruct_builders/formats",
-        "trainers/release.py",
-        "trainers/templates.py",
-    ),
+    "jinja2": ("instruct_builders/cards.py", "instruct_builders/formats/", "trainers/"),  # templates and cards
     "argparse": ("recipes/", "benchmarks/"),
     **dict.fromkeys(TENSORS, ("trainers/", "recipes/", "benchmarks/")),
 }
