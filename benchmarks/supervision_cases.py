@@ -1,7 +1,7 @@
-"""Conversations, templates, tokenizers and a checker for trainers/supervision.py that shares no code with it.
+"""Conversations, templates, tokenizers, and a checker of trainers/supervision.py that shares no code with it.
 
-The checker knows each family's turns from a table written by hand: what stands before an answer, what ends it, and what
-opens the turns of others. It looks only at which tokens have labels.
+The checker knows each family's turns from a table written by hand: what stands before an answer, what ends it, and
+what opens the turns of others. It looks only at which tokens have labels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OURS = ROOT / "trainers" / "chat_templates"
 
 
 class Family(NamedTuple):
-    """What a reader of the template sees: `heads` before an answer, `ends` after it, `others` that open other turns."""
+    """What a reader of the template sees: `heads` before an answer, `ends` behind it, `others` open other turns."""
 
     heads: tuple[str, ...]
     ends: tuple[str, ...]
@@ -308,6 +308,36 @@ def check(name: str, fast, source: str, case: Case, labelled: dict) -> list[str]
             if place in wanted and word in outside:
                 wrong.append(f"rule 2: {word!r} of message {place} is not supervised")
     return wrong
+
+
+def stretches(fast, source: str, case: Case, messages: list[dict], labels: list[int]) -> list[tuple[int, int]]:
+    """The supervised characters of a conversation, token by token."""
+    clean = [{key: value for key, value in turn.items() if value is not None} for turn in messages]
+    text = fast.apply_chat_template(clean, tools=case.tools, chat_template=source, tokenize=False)
+    offsets = fast(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return sorted(
+        {place for span, label in zip(offsets, labels, strict=True) if label != -100 for place in range(*span)}
+    )
+
+
+def outcome(name: str, fast, source: str, case: Case) -> tuple[str, str, list[dict]]:
+    """("holds", "refused", "raised" or "silent error"; the reason; where the template's markers disagree)."""
+    from instruct_builders.errors import TemplateError
+    from trainers.supervision import explain, supervise
+
+    if family(name).parts:
+        case = case._replace(messages=as_parts(case.messages), twin=case.twin and as_parts(case.twin))
+    try:
+        found = explain(fast, case.messages, source, case.tools, train_on=case.train_on)
+    except TemplateError as error:
+        return ("raised" if error.rule is None else "refused"), str(error), []
+    wrong = check(name, fast, source, case, {"input_ids": found.input_ids, "labels": found.labels})
+    if case.twin:
+        twin = supervise(fast, case.twin, source, case.tools, train_on=case.train_on)
+        mine = stretches(fast, source, case, case.messages, found.labels)
+        if mine != stretches(fast, source, case, case.twin, twin["labels"]):
+            wrong.append("other places than in a conversation of the same lengths with other words")
+    return ("silent error" if wrong else "holds"), "; ".join(wrong), found.disagreements
 
 
 def _check_run(kind, fast, source, case, clean, place, text, offsets, start, end) -> list[str]:

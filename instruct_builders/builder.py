@@ -26,7 +26,7 @@ import pyarrow as pa
 from datasets.builder import Key
 from filelock import FileLock
 
-from . import formats, ingest, quarantine, reader, records, sources
+from . import directory, formats, ingest, quarantine, reader, records, sources
 from .errors import BuildError, ConfigError, InstructError, SourceError, TooManyRejected, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -278,7 +278,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
     def download_and_prepare(self, output_dir=None, **kwargs):
         """As in `datasets`, but a leftover of a killed build can't leak rows, and errors keep their own words."""
         target = str(output_dir or self._cache_dir)
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        directory.check_writable(Path(target).parent)
         with FileLock(target + ".build.lock"):
             # Whoever held the lock before is gone, so this folder is of a build that was killed.
             shutil.rmtree(target + ".incomplete", ignore_errors=True)

@@ -68,7 +68,7 @@ class CsvParser:
             raise SourceError(f"{self.file}: the column {unknown[0]!r} is not one of {', '.join(self.schema.names)}.")
         places = {name: place for place, name in enumerate(names)}
         self.places = [places.get(name) for name in self.schema.names]
-        self.others = [(name, places[name]) for name in sorted(unknown)]
+        self.others = [(name, places[name]) for name in (sorted(unknown) if self.schema.names else unknown)]
         self.header = names
 
     def __call__(self, draft: Draft, starts: np.ndarray, last: bool) -> int:

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def write(
     target = Path(os.path.abspath(output_dir))
     if not sum(len(split) for split in splits.values()):
         raise BuildError(f"{target}: no row is left to write. rejected.jsonl of the builder says why.")
+    check_writable(target.parent)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):
             refuse_to_clobber(target, overwrite)
             staging = Path(f"{target}.incomplete")
@@ -69,6 +70,16 @@ def write(
             raise BuildError(f"{target} could not be written: {os.strerror(error.errno)}. It is as it was.") from error
         raise
     return target
+
+
+def check_writable(folder: Path) -> None:
+    """Raises a `BuildError` where no file can be made in `folder`: a lock file would be waited for without end."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BuildError(f"{folder} can't be written to: {error.strerror}. Give another folder.") from error
 
 
 def refuse_to_clobber(target: Path, overwrite: bool) -> None:

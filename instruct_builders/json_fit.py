@@ -59,8 +59,8 @@ def row_parser(schema: pa.Schema, extra: str) -> Callable[[bytes], list]:
     Args:
         schema (`pa.Schema`): Fields of string, int64, float64, bool, list, struct and `pa.json_()`. A field that is
             not nullable must be there and not be null. A nested struct takes its own keys only.
-        extra (`str`): `keep` puts the keys outside `schema` in `extra`, sorted, as the JSON text of one object;
-            `reject` rejects the row.
+        extra (`str`): `keep` puts the keys outside `schema` in `extra` as the JSON text of one object, sorted unless
+            the schema is empty; `reject` rejects the row.
 
     The function raises [`Unfit`] for a row that can't be used. Of several faults it names the first of: a NUL byte,
     bytes that are not UTF-8, syntax, no object, faults of characters, faults of fields in the order of the schema,
@@ -76,7 +76,8 @@ def row_parser(schema: pa.Schema, extra: str) -> Callable[[bytes], list]:
             if row.keys() <= known:
                 values.append(None)
             elif extra == "keep":
-                values.append(canonical({key: row[key] for key in sorted(row.keys() - known)}))
+                others = [key for key in row if key not in known]
+                values.append(canonical({key: row[key] for key in (sorted(others) if fields else others)}))
             else:
                 raise _unknown(row, known)
         except RecursionError:

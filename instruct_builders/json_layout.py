@@ -16,6 +16,7 @@ from .json_fit import WHITESPACE
 # Columns of known formats that hold lists of objects: a file with one such row is no wrapper around rows.
 LIST_COLUMNS = ("conversations", "conversation", "messages", "items", "instances", "tools")
 _SPACE = re.compile(rb"[ \t\n\r]*")
+_IS_SPACE = np.isin(np.arange(256), np.frombuffer(WHITESPACE, np.uint8))
 _HEAD_BYTES = 1 << 20  # what is looked at to tell the layout
 _scanner = json.JSONDecoder(parse_int=str, parse_float=str)  # only finds where values end
 
@@ -46,6 +47,19 @@ def line_starts(buffer: bytes) -> np.ndarray:
 
 def skip_space(buffer: bytes, position: int) -> int:
     return _SPACE.match(buffer, position).end()
+
+
+def before_space(data: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """`stops` moved back over white space. More than 64 bytes of it are left for the slow path."""
+    stops = stops.copy()
+    moving = np.arange(len(stops))
+    for _ in range(64):
+        moving = moving[stops[moving] > starts[moving]]
+        moving = moving[_IS_SPACE[data[stops[moving] - 1]]]
+        if not len(moving):
+            break
+        stops[moving] -= 1
+    return stops
 
 
 def value_end(buffer: bytes, start: int, stop: int) -> int | None:
@@ -88,7 +102,9 @@ def detect(head: bytes, suffix: str, schema: pa.Schema, names: Sequence[str], fi
     lines = [line for line in head[start:_HEAD_BYTES].split(b"\n", 8) if line.strip(WHITESPACE)]
     first, second = (*lines, b"", b"")[:2]
     if suffix != ".json":
-        if head[start : start + 1] == b"[" and (first.strip(WHITESPACE) == b"[" or _loads(first) is not None):
+        if head[start : start + 1] == b"[" and (
+            first.strip(WHITESPACE) == b"[" or (whole and not second and _loads(first))
+        ):
             raise SourceError(f"{file} is one JSON array, not JSON Lines: rename it to end in .json.")
         return Layout(True, 0, line_starts)
     alone = isinstance(_loads(first), dict)

@@ -19,17 +19,15 @@ import pyarrow.json
 from .chunks import EXTRA, Draft, Unfit, swap_json
 from .json_extra import TextKeys
 from .json_fit import WHITESPACE
-from .json_layout import Layout, skip_space, value_end
+from .json_layout import Layout, before_space, skip_space, value_end
 
 _FEW = 32  # rows that are not worth another call of Arrow's parser
 _SPAN = 1 << 20  # bytes that a row may have if it holds something that looks like the beginning of a row
+_SYNTAX = ("bad_json", "bad_utf8", "nul")  # faults that may come from a piece that is not one row
 _SEPARATORS = re.compile(rb"[ \t\n\r,]*")
 _NEXT_OBJECT = re.compile(rb",[ \t\n\r]*(?=\{)")
 # Arrow's parser crashes the process on a null between rows. Where every piece is `{...}` it must stand behind a row.
 _NULL_BETWEEN = re.compile(rb"\}[ \t\n\r]*null")
-
-
-_IS_SPACE = np.isin(np.arange(256), np.frombuffer(WHITESPACE, np.uint8))
 
 
 @dataclass
@@ -131,13 +129,13 @@ class JsonParser:
             end = len(buffer.rstrip(WHITESPACE))
             closed = buffer[end - 1 : end] == b"]"
             stops[-1] = end - closed
-        stops = _before_space(data, starts, stops)
+        stops = before_space(data, starts, stops)
         full = stops > starts
         comma = np.zeros(len(stops), bool)
         comma[full] = data[stops[full] - 1] == ord(",")
         flat = bytearray(buffer)
         np.frombuffer(flat, np.uint8)[stops[comma] - 1] = ord(" ")
-        stops = _before_space(data, starts, stops - comma)
+        stops = before_space(data, starts, stops - comma)
         full = stops > starts
         clean = full & (stops - starts <= self.max_row_bytes)
         clean[full] &= (data[starts[full]] == ord("{")) & (data[stops[full] - 1] == ord("}"))
@@ -185,8 +183,14 @@ class JsonParser:
             raw = draft.buffer[start:stop].strip(WHITESPACE)
             if raw:  # a blank line is no row
                 self._add(draft, start, stop, raw)
-        elif pieces.clean[index] and value_end(draft.buffer, start, stop) == stop:
-            self._add(draft, start, stop, draft.buffer[start:stop])
+        elif pieces.clean[index]:
+            raw = draft.buffer[start:stop]
+            try:
+                self._keep(draft, start, self.fit(raw))
+            except Unfit as why:
+                if why.reason in _SYNTAX and value_end(raw, 0, len(raw)) != len(raw):
+                    return self._recut(draft, pieces.bounds, index, last)
+                draft.reject(start, stop, why)
             self.ended |= pieces.closed and index == len(pieces.starts) - 1
         else:
             return self._recut(draft, pieces.bounds, index, last)
@@ -196,12 +200,14 @@ class JsonParser:
         try:
             if stop - start > self.max_row_bytes:
                 raise Unfit("too_long", f"{stop - start} bytes, allowed: {self.max_row_bytes}")
-            values = self.fit(raw)
-            draft.add_row(values, start)
-            if values[-1] is not None:
-                self.others.learn(values[-1])
+            self._keep(draft, start, self.fit(raw))
         except Unfit as why:
             draft.reject(start, stop, why)
+
+    def _keep(self, draft: Draft, start: int, values: list) -> None:
+        draft.add_row(values, start)
+        if values[-1] is not None:
+            self.others.learn(values[-1])
 
     def _recut(self, draft: Draft, bounds: np.ndarray, index: int, last: bool) -> int | None:
         """Finds the rows in a piece that is not exactly one row. Where nothing parses, the rest of it is rejected."""
@@ -282,19 +288,6 @@ class JsonParser:
         except Unfit as why:
             return why
         return Unfit("bad_json", "not one row of an array")
-
-
-def _before_space(data: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """`stops` moved back over white space. More than 64 bytes of it are left for the slow path."""
-    stops = stops.copy()
-    moving = np.arange(len(stops))
-    for _ in range(64):
-        moving = moving[stops[moving] > starts[moving]]
-        moving = moving[_IS_SPACE[data[stops[moving] - 1]]]
-        if not len(moving):
-            break
-        stops[moving] -= 1
-    return stops
 
 
 def _all_finite(table: pa.Table) -> bool:

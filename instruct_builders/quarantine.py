@@ -15,11 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .chunks import RAW_LIMIT
 from .errors import BuildError
 from .records import REASONS
-
-RAW_LIMIT = 4096  # bytes of a rejected row that are kept; `raw_bytes` tells its full length
-FIELDS = ("file", "row", "line", "offset", "split", "stage", "reason", "field", "detail", "id", "raw", "raw_base64")
 
 
 def split_rejected(table: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -69,8 +69,7 @@ def read(
             `"reject"` rejects the row.
         field (`str`, *optional*): Key of the list of rows in a JSON file that is one object.
         header (`Sequence[str]`, *optional*): Names of the columns of a CSV or TSV file without a header line.
-        quotes (`bool`, *optional*, defaults to `True`): Whether `"` encloses cells of a CSV or TSV file; otherwise it
-            is a character like any other.
+        quotes (`bool`, *optional*, defaults to `True`): Whether `"` encloses CSV and TSV cells, or means itself.
         fast (`bool`, *optional*, defaults to `True`): Let Arrow parse JSON where it agrees with the slow path.
 
     Yields:
@@ -92,7 +91,7 @@ def read(
     if header is not None and suffix not in (".csv", ".tsv"):
         raise ConfigError(f"header is for .csv and .tsv files, and {name} is {suffix}.")
     parse_row = row_parser(schema, extra)  # refuses types that are not supported
-    row = None
+    row = 0
     with (open or open_file)(os.fspath(path)) as stream:
         if suffix == ".parquet":
             chunks = read_parquet(stream, schema, name, extra, chunk_bytes)
@@ -116,7 +115,7 @@ def read(
             chunks = stream_chunks(source, find_starts, parse, place, chunk_bytes, max_row_bytes)
             row = place.row
         for chunk in chunks:
-            row = _counted(chunk, row or 0)
+            row = _counted(chunk, row)
             yield chunk
 
 

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from instruct_builders.errors import ConfigError, RowError
+
 from .rendering import Printer, Unaligned
 from .spans import Refusal, Turn, turns
 
 IGNORED = -100  # the label that no loss looks at
+TRAIN_ON = ("all", "last")
 SAID = "supervise"  # what the markers do where they break a rule: this, or "leave out"
 
 
@@ -46,10 +49,40 @@ class Supervision:
     left_out: list[tuple[int, str]] = field(default_factory=list)
 
 
+def clean(messages: list[dict]) -> list[dict]:
+    """Messages without null values, as apply_chat_template drops them: `datasets` puts them where a key is missing."""
+    return [{key: value for key, value in message.items() if value is not None} for message in messages]
+
+
+def trained(messages: list[dict], train_on: str = "all") -> list[int]:
+    """Positions of the assistant messages that are trained on."""
+    if train_on not in TRAIN_ON:
+        raise ConfigError(f"train_on: {train_on!r} is not allowed. Allowed: {', '.join(TRAIN_ON)}.")
+    chosen = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
+    chosen = chosen[-1:] if train_on == "last" else chosen
+    for index in chosen:
+        weight, train = messages[index].get("weight", 1), messages[index].get("train", True)
+        if weight not in (0, 1) or train not in (True, False):
+            raise RowError(
+                f"train: {train!r}, weight: {weight!r}. Allowed: train true or false, weight 0 or 1.",
+                reason="schema",
+                field=f"messages[{index}]",
+            )
+    chosen = [index for index in chosen if messages[index].get("train", True) and messages[index].get("weight", 1)]
+    if not chosen:
+        roles = [message.get("role") for message in messages]
+        raise RowError(
+            f"no token to train on: the turns are {roles} and none is an answer to learn. Remove the row.",
+            reason="no_turns",
+            field="messages",
+        )
+    return chosen
+
+
 def label(printer: Printer, messages: list[dict], chosen: list[int]) -> Supervision:
     """The labels of one conversation; `chosen` are the positions of the messages to learn."""
     text, found, left_out = turns(printer, messages, chosen)
-    spans, disagreements = merge([(turn.start, turn.end) for turn in found]), []
+    spans, disagreements = [(turn.start, turn.end) for turn in found], []
     if printer.has_markers:
         try:
             marked = merge(printer.marked_spans(messages, text))
@@ -57,8 +90,11 @@ def label(printer: Printer, messages: list[dict], chosen: list[int]) -> Supervis
             raise Refusal(1, str(error)) from error
         silent = {place for place, message in enumerate(messages) if message["role"] == "assistant"} - set(chosen)
         disagreements = disagree(text, found, marked, silent)
-        extra = [(max(a, turn.end), min(b, turn.free)) for turn in found for a, b in marked]
-        spans = merge([*spans, *[(start, end) for start, end in extra if start < end]])
+        spans = [(turn.own, turn.end) for turn in found]
+        for turn in found:  # the template's own characters around the message: as its markers say
+            for low, high in ((turn.start, turn.own), (turn.end, turn.free)):
+                spans += [(max(a, low), min(b, high)) for a, b in marked if a < high and b > low]
+    spans = merge(spans)
     encoded = printer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids, offsets = encoded["input_ids"], tile(printer, encoded["offset_mapping"])
     inside, straddling = choose(offsets, spans)
@@ -108,7 +144,7 @@ def disagree(text: str, found: list[Turn], marked: list[tuple[int, int]], silent
     after = 0
     for turn in found:
         header = max(turn.before, after)
-        add(2, turn, subtract([(turn.start, turn.stop)], marked), "leave out")
+        add(2, turn, subtract([(turn.own, turn.stop)], marked), "leave out")
         add(4, turn, subtract([(turn.stop, turn.end)], marked), "leave out")
         if turn.message - 1 not in silent:
             add(

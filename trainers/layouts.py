@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from instruct_builders.errors import RowError
-
 from .labels import choose, label, merge, tile
-from .rendering import RAISED, Printer, literals
+from .rendering import Printer, Raised, literals
 from .spans import Refusal
 
 TRIMS = (
@@ -107,7 +105,7 @@ def learn(printer: Printer, key: tuple, chosen: list[int], variables: dict) -> L
     try:
         found = label(printer.given(variables | words), plain, chosen)
         other = printer.given(variables | edges).text(blank)
-    except (Refusal, RowError, *RAISED):
+    except (Refusal, Raised):
         return None
     texts = [message["content"] for message in plain] + list(words.values())
     places = sorted((found.text.find(text), place) for place, text in enumerate(texts) if text)

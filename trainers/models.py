@@ -6,6 +6,7 @@ import logging
 import re
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instruct_builders.errors import ConfigError, SourceError, TemplateError
@@ -172,8 +173,12 @@ def load_model(
         SourceError: If there is no such model, or its weights are pickles only.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils.hub import resolve_revision
 
-    name, revision = args.model_name_or_path, args.model_revision or "main"
+    name, commit = args.model_name_or_path, None
+    if not Path(name).exists():
+        commit = getattr(resolve_revision(name, args.model_revision), "resolved", None)  # None where it can't be told
+    revision = commit or args.model_revision or "main"
     quantization = quantization_config(args)
     options = {"attn_implementation": args.attn_implementation, "quantization_config": quantization}
     if quantization is not None and use_cpu:
@@ -192,7 +197,7 @@ def load_model(
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
     agree_on_special_tokens(model, tokenizer)
-    return model, getattr(model.config, "_commit_hash", None) or args.model_revision
+    return model, commit or args.model_revision
 
 
 def guard_4bit_on_cpu(model: torch.nn.Module) -> None:

@@ -176,7 +176,7 @@ def write_model_card(directory: str | Path, facts: dict, adapter: bool, repo_id:
         `Path`: The card.
     """
     on_hub = not Path(facts["base"]).exists()
-    base = facts["base"] if on_hub else Path(facts["base"]).name
+    base = facts["base"] if on_hub else local_name(facts["base"])
     licences = {one for source in facts["data"] for one in as_list(source["license"])}
     front = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
     if on_hub:
@@ -215,6 +215,12 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue  # an extra that is not installed took no part
     return found
+
+
+def local_name(path: str | Path) -> str:
+    """What a directory may be called in public: its own name, and its parent's where [`save`] or a merge made it."""
+    path = Path(path).resolve()
+    return f"{path.parent.name}/{path.name}" if path.name in ("final", "merged") else path.name
 
 
 def as_list(value: str | list | None) -> list[str]:

@@ -1,7 +1,7 @@
 """Which characters of a printed conversation an assistant wrote: found by comparing printed texts, never guessed.
 
 For the assistant message `i` of a conversation `M`, three texts are compared from a letter of a message that stands in
-all of them (see rendering.py):
+all of them (see marking.py):
 
 - `M` itself, the text that is trained on;
 - `M[:i]` with `add_generation_prompt=True`, what the model is given at inference: whatever both share after the
@@ -14,9 +14,12 @@ What can't be told this way is refused with the rule that it would break.
 
 from __future__ import annotations
 
+import html
+import json
 from dataclasses import dataclass
 
-from .rendering import CALLS, NAME, PROBE, RAISED, Marked, Place, Printer, Run, Unaligned, View, common_prefix
+from .marking import CALLS, NAME, PROBE, Marked, Place, Run, View
+from .rendering import Printer, Raised, Unaligned, common_prefix
 
 RULES = {
     1: "the text is what apply_chat_template prints",
@@ -43,6 +46,7 @@ class Turn:
     Attributes:
         message (`int`): Its position in the conversation.
         start (`int`): First supervised character: the prompt ends here.
+        own (`int`): First character of its text; up to here the template's markers decide, if it has any.
         stop (`int`): Where the end-of-turn token starts.
         end (`int`): First character after the end-of-turn token.
         free (`int`): Characters from `end` to here may be supervised or not: the template's own, after the turn.
@@ -53,6 +57,7 @@ class Turn:
 
     message: int
     start: int
+    own: int
     stop: int
     end: int
     free: int
@@ -93,7 +98,24 @@ def _left_out(marked: Marked, whole: View, trained: list[int]) -> list[tuple[int
         if message in trained and field in ("content", CALLS, NAME):
             what = "content" if field == "content" else "tool calls"
             raise Refusal(2, f"the template does not print the {what} of message {message}")
+    for run in whole.runs:
+        if (
+            run.leaf.message in trained
+            and run.leaf.field == "content"
+            and not _is_whole(whole.text, run.leaf.text, run)
+        ):
+            if not any(word in run.leaf.text for word in marked.words):
+                raise Refusal(2, f"the template prints only a part of message {run.leaf.message}, or changes it")
+            missing.append((run.leaf.message, "part of content"))  # such as what is before a `</think>`
     return missing
+
+
+def _is_whole(text: str, content: str, run: Run) -> bool:
+    """Whether a run is the whole content but for blanks around it, as it is or escaped."""
+    printed = text[run.start : run.end].strip()
+    if printed == content.strip():
+        return True
+    return printed in (json.dumps(content, ensure_ascii=False)[1:-1], html.escape(content).strip())
 
 
 def _turn(marked: Marked, whole: View, index: int) -> Turn:
@@ -109,7 +131,9 @@ def _turn(marked: Marked, whole: View, index: int) -> Turn:
         if run.leaf.message != index and run.leaf.field != NAME and run.solid < end and run.end > start:
             raise Refusal(3, f"message {run.leaf.message} is printed inside message {index}")
     supplied = sum(max(0, min(run.end, start) - run.solid) for run in own)
-    return Turn(index, start, stop, end, free, before, supplied, unmatched)
+    says = first is not None and first.leaf.field not in (CALLS, NAME)  # what opens a tool call is part of it
+    turn_own = min(max(start, first.start), stop) if says else start
+    return Turn(index, start, turn_own, stop, end, free, before, supplied, unmatched)
 
 
 def _start(marked: Marked, whole: View, index: int, first: Run | None) -> tuple[int, int, str]:
@@ -127,13 +151,16 @@ def _start(marked: Marked, whole: View, index: int, first: Run | None) -> tuple[
         if tail is not None and text.startswith(tail, before):
             return _behind_header(marked.printer, text, before + len(tail), limit), before, ""
         added = generation_prompt(marked.printer, marked.real[:index])
-    except RAISED as error:
+    except Raised as error:
         raise Refusal(5, f"the template raises an error for the prompt of message {index}: {error}") from error
     shared = 0 if tail is None else common_prefix(text[before : before + len(tail)], tail)
+    shared = shared and _off_tokens(marked.printer, shared, text[before:], tail)
     if tail is not None and shared > len(tail) - len(added):
         # They part inside the generation prompt, such as at a `<think>` that this answer does not have.
-        edge = before + _off_tokens(marked.printer, shared, text[before:], tail)
+        edge = before + shared
         if first is not None and edge > first.start:
+            if not first.sure:
+                raise Refusal(5, f"no telling where the answer begins in {text[before : first.last.end][-80:]!r}")
             blank = not text[first.start : first.solid].strip()
             edge = min(edge, _true_start(marked, first, text) if blank else first.solid)
         return edge, before, tail[shared:]
@@ -180,7 +207,7 @@ def usual_prompt(printer: Printer) -> str:
     if printer.usual is None:
         try:
             printer.usual = generation_prompt(printer, [PROBE])
-        except (Refusal, *RAISED):
+        except (Refusal, Raised):
             printer.usual = ""
     return printer.usual
 
@@ -221,7 +248,7 @@ def _tail(marked: Marked, whole: View, index: int, last: Run | None, start: int,
     count = index + 2 if index == len(marked.real) - 2 else index + 1
     try:
         view = marked.view(count)
-    except RAISED:
+    except Raised:
         return None
     if last is not None:
         place = marked.find(view, last.last)

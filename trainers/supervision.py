@@ -1,6 +1,6 @@
 """Conversation + chat template + tokenizer -> token ids and labels that are provably right, or a refusal.
 
-The six rules are spans.RULES. rendering.py finds which printed characters came from which message, spans.py which of
+The six rules are spans.RULES. marking.py finds which printed characters came from which message, spans.py which of
 them an assistant writes, labels.py turns those into labels, layouts.py does all of it for many rows of one shape.
 """
 
@@ -16,34 +16,19 @@ import numpy as np
 
 from instruct_builders.errors import ConfigError, RowError, TemplateError
 
-from .labels import IGNORED, Supervision, label
+from .labels import IGNORED, Supervision, clean, label, trained
 from .layouts import Layouts, label_fitted
-from .rendering import RAISED, Printer
+from .refusals import PROBES, raised, refused, template_name
+from .rendering import Printer, Raised
 from .spans import RULES, Refusal
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-TRAIN_ON = ("all", "last")
 # `datasets` hashes a function of a module by its name alone and would serve labels made by older code.
-FILES = ("rendering", "spans", "labels", "layouts", "supervision")
+FILES = ("rendering", "marking", "spans", "labels", "layouts", "refusals", "supervision")
 CODE = hashlib.sha256(b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in FILES)).hexdigest()
-
-_USER, _ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
-_CALL = {
-    "role": "assistant",
-    "content": "",
-    "tool_calls": [{"type": "function", "id": "123456789", "function": {"name": "f", "arguments": {"x": "c"}}}],
-}
-_TOLD = {"role": "tool", "name": "f", "tool_call_id": "123456789", "content": "d"}
-# Usual conversations, short ones first: what a template refuses or ends a turn with is shown on these.
-PROBES = [
-    [_USER, _ANSWER],
-    [_USER, _CALL],
-    [_USER, _ANSWER, _USER, _ANSWER],
-    [_USER, _CALL, _TOLD, _ANSWER],
-]
 
 
 def supervise(
@@ -90,7 +75,7 @@ def _explain(printer: Printer, messages: list[dict], train_on: str) -> Supervisi
         return label(printer, messages, chosen)
     except Refusal as refusal:
         raise refused(printer, messages, refusal) from refusal
-    except RAISED as error:
+    except Raised as error:
         raise raised(printer, messages, error) from error
 
 
@@ -114,7 +99,7 @@ def stop_token(
             found |= dict.fromkeys(label(printer, probe, trained(probe, train_on)).stops.values())
         except Refusal as error:
             refusal = refusal or error
-        except RAISED as error:
+        except Raised as error:
             refusal = refusal or Refusal(1, f"the template raises an error: {error}")
         if probe is PROBES[-1] and found:
             break  # text as a list of parts is only for templates that print nothing else
@@ -128,8 +113,8 @@ def stop_token(
             name = template_name(printer.source)
             error = TemplateError(
                 f"chat template {name}, rule 4 ({RULES[4]}, and generation stops on it): "
-                f"generation_config.eos_token_id is {generation_config.eos_token_id}, so generation would run on after "
-                f"{missing}. Set "
+                f"generation_config.eos_token_id is {generation_config.eos_token_id}, so generation would run on "
+                f"after {missing}. Set "
                 f"generation_config.eos_token_id = {sorted(stops | set(found))}"
                 + (', or train_on="last".' if train_on == "all" else ".")
             )
@@ -236,7 +221,7 @@ def _fit(layouts: Layouts, messages: list[dict], train_on: str, variables: dict)
     try:
         messages = clean(messages)
         return layouts.fit(messages, trained(messages, train_on), variables)
-    except (RowError, *RAISED):
+    except (RowError, Raised):
         return None
 
 
@@ -252,95 +237,3 @@ def _variables(batch: dict, place: int) -> dict:
 
 def _as_parts(messages: list[dict]) -> list[dict]:
     return [turn | {"content": [{"type": "text", "text": turn["content"]}]} for turn in messages]
-
-
-def clean(messages: list[dict]) -> list[dict]:
-    """Messages without null values, as apply_chat_template drops them: `datasets` puts them where a key is missing."""
-    return [{key: value for key, value in message.items() if value is not None} for message in messages]
-
-
-def trained(messages: list[dict], train_on: str = "all") -> list[int]:
-    """Positions of the assistant messages that are trained on."""
-    if train_on not in TRAIN_ON:
-        raise ConfigError(f"train_on: {train_on!r} is not allowed. Allowed: {', '.join(TRAIN_ON)}.")
-    chosen = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
-    chosen = chosen[-1:] if train_on == "last" else chosen
-    for index in chosen:
-        weight, train = messages[index].get("weight", 1), messages[index].get("train", True)
-        if weight not in (0, 1) or train not in (True, False):
-            raise RowError(
-                f"train: {train!r}, weight: {weight!r}. Allowed: train true or false, weight 0 or 1.",
-                reason="schema",
-                field=f"messages[{index}]",
-            )
-    chosen = [index for index in chosen if messages[index].get("train", True) and messages[index].get("weight", 1)]
-    if not chosen:
-        roles = [message.get("role") for message in messages]
-        raise RowError(
-            f"no token to train on: the turns are {roles} and none is an answer to learn. Remove the row.",
-            reason="no_turns",
-            field="messages",
-        )
-    return chosen
-
-
-def refused(printer: Printer, messages: list[dict], refusal: Refusal) -> TemplateError:
-    """The error for a rule that can't be met, with the shortest conversation that shows it."""
-    name, shown = template_name(printer.source), shortest(printer, messages, refusal.rule)
-    error = TemplateError(
-        f"chat template {name}, rule {refusal.rule} ({RULES[refusal.rule]}): {refusal.why}. Shortest conversation "
-        f"that shows it: {_brief(shown)}. Choose another template, or mark and fix this one in a .jinja file."
-    )
-    error.rule, error.template, error.messages = refusal.rule, name, shown
-    return error
-
-
-def raised(printer: Printer, messages: list[dict], cause: Exception) -> TemplateError:
-    """The error for a conversation that the template itself does not print."""
-    name = template_name(printer.source)
-    error = TemplateError(
-        f"chat template {name} raises an error for this conversation: {cause}. It is {_brief(messages)}."
-    )
-    error.rule, error.template, error.messages = None, name, messages
-    return error
-
-
-def shortest(printer: Printer, messages: list[dict], rule: int) -> list[dict]:
-    """The shortest conversation found that breaks the same rule: a usual one, or what is left without some turns."""
-    for probe in PROBES:
-        if len(probe) < len(messages) and _broken(printer, probe) == rule:
-            return probe
-    left, place = messages, 0
-    while place < len(left) <= 32:  # beyond that, printing all the parts takes longer than reading them
-        fewer = left[:place] + left[place + 1 :]
-        left, place = (fewer, 0) if _broken(printer, fewer) == rule else (left, place + 1)
-    return left
-
-
-def _broken(printer: Printer, messages: list[dict]) -> int | None:
-    try:
-        label(printer, messages, trained(messages))
-    except Refusal as refusal:
-        return refusal.rule
-    except (RowError, *RAISED):
-        return None
-    return None
-
-
-def _brief(messages: list[dict]) -> str:
-    text = json.dumps(messages, ensure_ascii=False)
-    return text if len(text) <= 600 else f"{text[:600]}... ({len(text)} characters)"
-
-
-def template_name(source: str) -> str:
-    """The name of a template that this package or TRL ships, else a digest of its text."""
-    import importlib.util
-
-    folders = [Path(__file__).parent / "chat_templates"]
-    trl = importlib.util.find_spec("trl")
-    folders += [Path(trl.origin).parent / "chat_templates"] if trl and trl.origin else []
-    for folder in folders:
-        for file in sorted(folder.glob("*.jinja")):
-            if file.read_text(encoding="utf-8") == source:
-                return f"{folder.parent.name}/{file.stem}"
-    return f"sha256:{hashlib.sha256(source.encode()).hexdigest()[:12]}"

@@ -125,6 +125,11 @@ def test_an_earlier_build_is_only_replaced_when_asked(source, tmp_path):
     assert (foreign / "chapter1.txt").read_text() == "years of work"
 
 
+def test_a_folder_that_cannot_be_written_is_said_at_once(source):
+    with pytest.raises(BuildError, match=r"can't be written to.*Give another folder"):
+        run(source, Path("/proc/instruct_builders/out"))
+
+
 def test_text_of_the_data_cannot_take_over_the_card(tmp_path):
     evil = [{"instruction": "````\n</pre><script>alert(1)</script>\n---\nlicense: mit", "output": "```` # x |"}]
     source = tmp_path / "[x](javascript:1)|.json"

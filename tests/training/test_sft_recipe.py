@@ -161,3 +161,32 @@ def test_the_pushed_directories_are_the_final_ones(tiny_llama, rows, tmp_path, m
     out = run(tiny_llama(), rows, tmp_path, *flags.split())
     assert pushed == [(out / "merged", "me/merged", {"private": True, "repo_type": "model"})]
     assert "me/merged" in (out / "merged" / "README.md").read_text()
+
+
+def test_adapter_and_merged_model_go_to_the_hub_and_come_back(hub, tiny_llama, rows, tmp_path, capsys):
+    from huggingface_hub import HfApi
+    from peft import AutoPeftModelForCausalLM, PeftConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    api = HfApi()
+    api.create_repo("me/base", private=True)
+    api.upload_folder(repo_id="me/base", folder_path=tiny_llama(extra=("<|im_start|>", "<|im_end|>")))
+    sha = api.model_info("me/base").sha
+    push = "--push_to_hub --hub_model_id me/adapter --hub_merged_model_id me/merged --dataset_license cc-by-nc-sa-4.0"
+    run("me/base", rows, tmp_path, *f"--chat_template chatml --use_peft --merge {push}".split())
+    said = capsys.readouterr().out
+    assert "published" in said and "me/adapter" in said and "me/merged" in said
+    for repo_id in ("me/adapter", "me/merged"):
+        files = {file for file in api.list_repo_files(repo_id) if file != ".gitattributes"}
+        assert {"README.md", "tokenizer.json", "chat_template.jinja", "generation_config.json"} <= files
+        assert not [file for file in files if file.endswith((".bin", ".pt"))]
+        assert api.model_info(repo_id).private
+        card = Path(api.hf_hub_download(repo_id, "README.md")).read_text(encoding="utf-8")
+        front = yaml.safe_load(card.split("---")[1])
+        assert (front["base_model"], front["license"]) == ("me/base", "cc-by-nc-4.0")
+        assert sha in card and f'name = "{repo_id}"' in card
+    assert PeftConfig.from_pretrained("me/adapter").revision == sha
+    tokenizer = AutoTokenizer.from_pretrained("me/merged")
+    adapter, merged = AutoPeftModelForCausalLM.from_pretrained("me/adapter"), "me/merged"
+    difference = logits(adapter, tokenizer) - logits(AutoModelForCausalLM.from_pretrained(merged), tokenizer)
+    assert difference.abs().max() < 1e-5

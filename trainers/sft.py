@@ -1,0 +1,298 @@
+"""TRL's SFTTrainer on rows that are labelled already: faster on a CPU, honest about speed, safe to interrupt.
+
+A method stands here only where TRL has no argument for it; each says which one is missing.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import resource
+import sys
+import time
+import types
+from typing import TYPE_CHECKING
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate.utils import is_peft_model
+from torch.nn import functional
+from transformers.utils.generic import is_flash_attention_requested
+from trl import SFTTrainer
+from trl.trainer.utils import FusedCausalLMOutput
+
+from instruct_builders.errors import ConfigError
+
+from . import callbacks, checkpoints
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from trl import SFTConfig
+
+logger = logging.getLogger(__name__)
+IGNORED = -100  # the label that no loss looks at
+
+# Dense peak of the 16-bit matrix units in TFLOP/s, from the makers' data sheets; a name holds if the device's contains
+# it, the first one wins. Bfloat16, but float16 for V100.
+PEAKS = {
+    **{"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125},
+    **{"RTX 4090": 165, "RTX 3090": 71, "V100": 125, "MI300X": 1307},
+}
+# Labelled tokens x vocabulary up to which their logits are kept at once: 1 GiB in float32, about three times that
+# while the gradient is computed.
+PLAIN_LOGITS = 2**28
+
+
+class InstructTrainer(SFTTrainer):
+    """`trl.SFTTrainer` for rows that have `input_ids` and `labels`.
+
+    What is different:
+      - rows are used as they are: TRL would cut rows beyond `max_length` without a word, here they are an error;
+      - packing keeps documents apart and takes the device batch that the attention kernel is good for
+        ([`settle_packing`]);
+      - on a CPU the head scores labelled tokens only ([`score_labelled_only`]), with TRL's loss to 1e-6;
+      - logs have `tokens_per_second` (all but padding), `supervised_tokens_per_second`, `peak_memory_gib` (first
+        process) and, where the device's peak is known, `mfu`. Time for evaluating and saving is not counted;
+      - `eval_loss` is the mean over all supervised tokens; TRL's is one of batches, so that it depends on their size;
+      - checkpoints are verified, resuming is exact or refused, SIGTERM saves and exits with code 3
+        ([`trainers.checkpoints`]).
+
+    Args:
+        model (`PreTrainedModel`): A loaded model; give `peft_config` for an adapter.
+        args (`SFTConfig`): TRL's arguments. Batch size and accumulation may be changed here when packing.
+        train_dataset (`datasets.Dataset`): Rows with `input_ids` and `labels`; other columns are ignored.
+        eval_dataset (`datasets.Dataset` or `dict`, *optional*): Likewise.
+        allow_changed (`bool`, *optional*, defaults to `False`): See [`trainers.checkpoints.begin`].
+        **kwargs: Passed on to `SFTTrainer`.
+
+    Raises:
+        ConfigError: For rows that can't be trained on as they are, and for packing that mixes documents.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: SFTConfig,
+        train_dataset,
+        eval_dataset=None,
+        *,
+        allow_changed=False,
+        **kwargs,
+    ):
+        settle_packing(args, model.config)
+        parts = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset} if eval_dataset else {}
+        for name, rows in {"train": train_dataset, **parts}.items():
+            check_rows(rows, name, args.max_length)
+        if not args.packing:
+            args.dataset_kwargs = (args.dataset_kwargs or {}) | {"skip_prepare_dataset": True}
+        args.assistant_only_loss = False  # the labels say so already; TRL would look for conversations
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        base = self.model.get_base_model() if is_peft_model(self.model) else self.model
+        if self.accelerator.device.type == "cpu":
+            score_labelled_only(base)
+        self.allow_changed = allow_changed
+        self.stop = callbacks.StopOnSignal()
+        self.add_callback(callbacks.VerifiedCheckpoints())
+        self.add_callback(self.stop)
+        self._peak = next((peak for name, peak in PEAKS.items() if name in _device_name(self.args.device)), None)
+        self._flops = flops(self.model)
+        self._restart_clock()
+
+    # No argument: TRL resumes from the highest number, whatever is in it.
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """As TRL's; `True` resumes from the newest checkpoint that verifies, or starts where there is none.
+
+        Raises:
+            SystemExit: With code 3, after SIGTERM; the last step is saved.
+        """
+        checkpoint = checkpoints.begin(self, resume_from_checkpoint, self.allow_changed)
+        self._restart_clock()
+        output = super().train(checkpoint, *args, **kwargs)
+        if self.stop.caught:
+            raise SystemExit(checkpoints.STOPPED)
+        return output
+
+    # No argument: TRL's `num_tokens` counts all tokens since the start and no time.
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        self._clock = self._clock or time.perf_counter()
+        packed = "cu_seq_lens_q" in inputs
+        lengths = inputs["cu_seq_lens_q"].diff().long() if packed else inputs["attention_mask"].sum(1)
+        supervised = (inputs["labels"][:, 1:] != IGNORED).sum()
+        self._counted = self._counted + torch.stack([lengths.sum(), supervised, (lengths**2).sum()])
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    # No argument: the one place where training stops for logs, evaluation and saves, which are not training time.
+    def _maybe_log_save_evaluate(self, *args, **kwargs):
+        if self._clock is not None:
+            self._seconds += time.perf_counter() - self._clock
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+        self._clock = time.perf_counter()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._seconds:
+            tokens, supervised, squares = self.accelerator.reduce(self._counted, "sum").tolist()
+            logs["tokens_per_second"] = round(tokens / self._seconds, 1)
+            logs["supervised_tokens_per_second"] = round(supervised / self._seconds, 1)
+            if self._peak:
+                done = self._flops[0] * tokens + self._flops[1] * squares
+                logs["mfu"] = round(done / self._seconds / (self._peak * 1e12 * self.args.world_size), 4)
+            logs["peak_memory_gib"] = round(_peak_memory(self.args.device) / 2**30, 3)
+            self._restart_clock()
+        super().log(logs, start_time)
+
+    # No argument: TRL averages over batches, whatever their number of tokens.
+    def prediction_step(self, model, inputs, *args, **kwargs):
+        loss, *rest = super().prediction_step(model, inputs, *args, **kwargs)
+        number = (inputs["labels"][:, 1:] != IGNORED).sum()
+        self._evaluated = self._evaluated + torch.stack([loss.float() * number, number.float()])
+        return loss, *rest
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
+        self._evaluated = torch.zeros(2, device=self.args.device)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        total, number = self.accelerator.reduce(self._evaluated, "sum").tolist()
+        output.metrics[f"{metric_key_prefix}_loss"] = total / max(number, 1)
+        return output
+
+    def _restart_clock(self) -> None:
+        self._clock, self._seconds = None, 0.0
+        self._counted = torch.zeros(3, dtype=torch.long, device=self.args.device)  # tokens, supervised, length^2
+
+
+def check_rows(rows: datasets.Dataset, name: str, max_length: int | None) -> None:
+    """Refuses rows that TRL would cut, or from which nothing can be learned."""
+    if not isinstance(rows, datasets.Dataset) or not {"input_ids", "labels"} <= set(rows.column_names):
+        raise ConfigError(f"the {name} rows must be a datasets.Dataset with input_ids and labels; label them first.")
+    lengths, learned = [], []
+    for table in rows.select_columns(["input_ids", "labels"]).with_format("arrow").iter(batch_size=10_000):
+        ids, labels = (pa.concat_arrays(table[column].chunks) for column in ("input_ids", "labels"))
+        size, same = ids.value_lengths().to_numpy(False), labels.value_lengths().to_numpy(False)
+        if not np.array_equal(size, same):
+            row = int(np.flatnonzero(size != same)[0]) + sum(map(len, lengths))
+            raise ConfigError(f"{name} row {row}: input_ids and labels differ in length. Label the rows anew.")
+        on = labels.flatten().to_numpy(zero_copy_only=False) != IGNORED
+        ends = np.cumsum(size)
+        on[(ends - size)[size > 0]] = False  # the first token is never predicted
+        lengths.append(size)
+        learned.append(np.diff(np.concatenate([[0], np.cumsum(on)])[np.concatenate([[0], ends])]))
+    lengths, learned = (np.concatenate(part) if part else np.zeros(0) for part in (lengths, learned))
+    for wrong, what, cure in (
+        (
+            lengths > (max_length or np.inf),
+            f"are longer than max_length {max_length}",
+            "Cut or drop them, with a count",
+        ),
+        (learned == 0, "have no token to train on", "Remove them"),
+    ):
+        if wrong.any():
+            raise ConfigError(
+                f"{wrong.sum()} of {len(rows)} {name} rows {what} (the first is row {wrong.argmax()}). {cure}."
+            )
+
+
+def settle_packing(args: SFTConfig, config) -> None:
+    """Sets the device batch that packing needs with the attention kernel that is there, and says so in the log.
+
+    TRL lays the rows of a device batch end to end. A kernel for sequences of varying length (flash attention, flex
+    attention's blocks) computes each document by itself. SDPA and eager attention compute the whole square and mask
+    it, so that a batch of 8 costs 8 times too much: there the device batch becomes 1 and accumulation takes its place.
+    The loss is normalised over all tokens of a step, so it stays the same.
+
+    Args:
+        args (`SFTConfig`): Changed in place.
+        config (`PreTrainedConfig`): The loaded model's.
+
+    Raises:
+        ConfigError: For `packing_strategy="wrapped"`, which lets documents see each other, and for packed evaluation
+            of training that is not packed (TRL would collate it as if it were padded).
+    """
+    if args.eval_packing and not args.packing:
+        raise ConfigError("eval_packing needs packing: without it documents would see each other. Leave it out.")
+    if not args.packing:
+        return
+    if args.packing_strategy == "wrapped":
+        raise ConfigError("packing_strategy: 'wrapped' lets documents see each other. Allowed: bfd, bfd_split.")
+    attention, batch = config._attn_implementation, args.per_device_train_batch_size
+    if is_flash_attention_requested(config) or attention == "flex_attention":
+        logger.info("packing with %s: documents are apart; device batch %d", attention, batch)
+        return
+    args.gradient_accumulation_steps *= batch
+    args.per_device_train_batch_size = args.per_device_eval_batch_size = 1
+    logger.warning(
+        "packing with %s attention: documents are apart by a mask over the whole device batch, so the device batch is "
+        "1 instead of %d and gradient_accumulation_steps %d: the same loss, less work",
+        attention,
+        batch,
+        args.gradient_accumulation_steps,
+    )
+
+
+def score_labelled_only(model: PreTrainedModel) -> None:
+    """Replaces TRL's head, where it has no GPU kernel, by the model's own on labelled tokens alone.
+
+    Without its kernel TRL projects every position, padding and prompts too, and again in the backward pass: most of a
+    small model's step. Here the hidden states of labelled tokens go through the model's own head and a plain
+    cross-entropy. Where their logits would take more than `PLAIN_LOGITS` values TRL's way, in chunks, is kept.
+
+    Args:
+        model (`PreTrainedModel`): The base model, after TRL's `add_fused_lm_head`. Changed in place.
+    """
+    fused = model.forward
+
+    @functools.wraps(type(model).forward)  # `generate` reads the signature
+    def forward(self, *args, fused_lm_head=False, labels=None, shift_labels=None, **kwargs):
+        mask = None if labels is None or shift_labels is not None else labels[:, 1:] != IGNORED
+        head = self.get_output_embeddings()
+        if not fused_lm_head or mask is None or int(mask.sum()) * head.weight.shape[0] > PLAIN_LOGITS:
+            given = {"labels": labels, "shift_labels": shift_labels}
+            given = {name: value for name, value in given.items() if value is not None}
+            return fused(*args, fused_lm_head=fused_lm_head, **given, **kwargs)
+        kwargs.pop("num_items_in_batch", None)
+        # The hook leaves all that comes after the head (scaling, soft caps) to the model.
+        hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, :-1][mask],))
+        try:
+            out = fused(*args, **(kwargs | {"use_cache": False}))
+        finally:
+            hook.remove()
+        scores, target = functional.log_softmax(out.logits.float(), -1), labels[:, 1:][mask]
+        with torch.no_grad():
+            entropy = -(scores.exp() * scores).sum(-1)
+        return FusedCausalLMOutput(
+            log_probs=scores.gather(-1, target[:, None])[:, 0],
+            entropy=entropy,
+            is_top1=scores.argmax(-1) == target,
+            label_mask=mask,
+            aux_loss=getattr(out, "aux_loss", None),
+        )
+
+    model.forward = types.MethodType(forward, model)
+
+
+def flops(model: torch.nn.Module) -> tuple[int, int]:
+    """Floating point operations of training: for each token, and for each squared document length.
+
+    6 for each trained weight that is multiplied and 4 for each frozen one (its gradient is not computed), and
+    6 x layers x hidden size x length^2 for causal attention, half of what PaLM's appendix B
+    (https://huggingface.co/papers/2204.02311) counts without the mask. Recomputing activations does not count.
+    `mfu` = these operations per second / (`PEAKS` x devices).
+    """
+    config = model.config.get_text_config()
+    trained, every = model.get_nb_trainable_parameters() if is_peft_model(model) else (None, model.num_parameters())
+    trained = model.num_parameters(only_trainable=True) if trained is None else trained
+    looked_up = 0 if config.tie_word_embeddings else model.get_input_embeddings().weight.numel()
+    frozen = every - trained
+    frozen, trained = (frozen - looked_up, trained) if frozen >= looked_up else (frozen, trained - looked_up)
+    return 6 * trained + 4 * frozen, 6 * config.num_hidden_layers * config.hidden_size
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Most bytes so far: of tensors on a GPU, of the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
