@@ -129,6 +129,9 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
                 raise ConfigError(f"{self.NAME}: unknown option {key!r}.{did_you_mean(key, allowed)}")
         if data_files == "bundled":
             data_files = self.bundled()
+        cache = str(cache_dir or datasets.config.HF_DATASETS_CACHE)
+        if "://" not in cache:
+            directory.check_writable(Path(cache))
         self.files = sources.resolve(data_files, config=config_name, revision=revision, streaming=streaming)
         self.streaming = streaming
         self.source_format, self.read_schema = self._detect(kwargs.get("columns") or {})
