@@ -8,12 +8,10 @@ configuration, and a leftover is removed before a build starts.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import inspect
 import json
 import logging
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -27,7 +25,7 @@ from datasets.builder import Key
 from filelock import FileLock
 
 from . import directory, formats, ingest, quarantine, reader, records, sources
-from .errors import BuildError, ConfigError, InstructError, SourceError, TooManyRejected, did_you_mean
+from .errors import ConfigError, SourceError, TooManyRejected, did_you_mean, own_error
 
 logger = logging.getLogger(__name__)
 
@@ -288,7 +286,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
             try:
                 super().download_and_prepare(output_dir, **kwargs)
             except (datasets.exceptions.DatasetGenerationError, OSError) as error:
-                raise _own_error(error, target) from error
+                raise own_error(error, target) from error
 
     def as_streaming_dataset(self, *args, **kwargs):
         """As in `datasets`; needs `streaming=True` at construction."""
@@ -305,17 +303,3 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
     def rejected(self) -> list[dict]:
         """The lines of the build's `rejected.jsonl`."""
         return list(quarantine.read_lines(Path(self._cache_dir) / REJECTED_FILE))
-
-
-def _own_error(error: BaseException, target: str) -> BaseException:
-    """The error of this package, or of the disk, behind what `datasets` made of it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, InstructError):
-            return cause
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            return BuildError(
-                f"{os.strerror(cause.errno)}: {target} could not be written. Nothing is left half built."
-            )
-        cause = cause.__cause__ or cause.__context__
-    return error

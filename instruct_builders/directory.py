@@ -5,7 +5,6 @@ The same directory serves `datasets.load_dataset("./out")`, one upload, and `dat
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from filelock import FileLock
 
 from . import cards, quarantine
-from .errors import BuildError
+from .errors import BuildError, own_error
 
 BUILD_FILE = "build.json"
 
@@ -65,10 +64,8 @@ def write(
             _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, languages)
             _swap(staging, target)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
-            shutil.rmtree(f"{target}.incomplete", ignore_errors=True)
-            raise BuildError(f"{target} could not be written: {os.strerror(error.errno)}. It is as it was.") from error
-        raise
+        shutil.rmtree(f"{target}.incomplete", ignore_errors=True)
+        raise own_error(error, target) from error
     return target
 
 

@@ -14,6 +14,8 @@ InstructError
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -78,3 +80,21 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the closest allowed name, or an empty string where none is close."""
     close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def own_error(error: BaseException, target: str | os.PathLike) -> BaseException:
+    """The error of this package, or of the disk under `target`, that lies behind `error`; else `error` itself.
+
+    `datasets` wraps what a builder raises, and calls a full disk a missing data file.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InstructError):
+            return cause
+        if isinstance(cause, OSError) and cause.errno in DISK:
+            return BuildError(f"{os.strerror(cause.errno)}: {target} could not be written. It is as it was.")
+        cause = cause.__cause__ or cause.__context__
+    return error

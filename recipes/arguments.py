@@ -56,6 +56,10 @@ def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> 
         if not isinstance(path, str):
             raise ConfigError(f"--config takes one YAML file, got {path!r}.")
         given.update({key: (value, f"{path}: ") for key, value in _load_yaml(path).items()})
+    for key in _of_something_else(allowed, given, flags):
+        print(
+            f"{key}: {given.pop(key)[0]!r} of {path} is left out: it belongs to another value there", file=sys.stderr
+        )
     given.update({key: (value, "--") for key, value in flags.items()})
     for key, (_, where) in given.items():
         if key in SECRET_KEYS:
@@ -87,6 +91,15 @@ def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> 
         except (ValueError, TypeError, ImportError) as error:  # what the class itself checks
             raise ConfigError(f"{cls.__name__}: {error}") from error
     return tuple(instances)
+
+
+def _of_something_else(allowed: dict, given: dict, flags: dict) -> list[str]:
+    """Keys of the YAML that say more about a value (`belongs_to` in their metadata) which a flag replaces.
+
+    A revision pins the model that the YAML names; of another `--model_name_or_path` it would say nothing.
+    """
+    owners = {key: field.metadata.get("belongs_to") for key, field in allowed.items() if key in given}
+    return [key for key, owner in owners.items() if owner in given and owner in flags and key not in flags]
 
 
 def _load_yaml(path: str) -> dict:

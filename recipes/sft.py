@@ -8,7 +8,7 @@ Every key of `SftArguments` below and of TRL's `SFTConfig` is a YAML key and a f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import arguments
@@ -18,17 +18,20 @@ from trl import SFTConfig, SFTTrainer
 from instruct_builders import publish
 from trainers import config, conversations, models, release
 
+OF_DATASET = {"belongs_to": "dataset_name"}
+
 
 @dataclass(kw_only=True)
 class SftArguments(models.ModelArguments):
     dataset_name: str  # a directory made by recipes/build.py, a Hub dataset, or a file
-    dataset_config: str | None = None
-    dataset_revision: str | None = None
-    dataset_train_split: str = "train"
-    dataset_test_split: str | None = None  # evaluated, never trained on
-    dataset_format: str = "auto"
-    dataset_license: str | None = None  # where the data does not say it
-    test_size: float | int | None = None  # a share or a number of rows, held out of the training split
+    # What says more about the dataset holds for that dataset alone: another --dataset_name leaves it behind.
+    dataset_config: str | None = field(default=None, metadata=OF_DATASET)
+    dataset_revision: str | None = field(default=None, metadata=OF_DATASET)
+    dataset_train_split: str = field(default="train", metadata=OF_DATASET)
+    dataset_test_split: str | None = field(default=None, metadata=OF_DATASET)  # evaluated, never trained on
+    dataset_format: str = field(default="auto", metadata=OF_DATASET)
+    dataset_license: str | None = field(default=None, metadata=OF_DATASET)  # where the data does not say it
+    test_size: float | int | None = field(default=None, metadata=OF_DATASET)  # a share or number of rows, held out
     split_seed: int = 0
     train_on_prompts: bool = False
     overlength: str = "error"

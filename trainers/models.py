@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +52,8 @@ class ModelArguments:
     """
 
     model_name_or_path: str
-    model_revision: str | None = None
+    # A recipe whose model is replaced by a flag leaves the revision behind.
+    model_revision: str | None = field(default=None, metadata={"belongs_to": "model_name_or_path"})
     chat_template: str = templates.MODEL
     dtype: str = "float32"
     attn_implementation: str | None = None

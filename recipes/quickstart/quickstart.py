@@ -18,27 +18,19 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # as for the recipes themselves: each is a script in recipes/
 
-import arguments  # noqa: E402
-import build  # noqa: E402
-import sft  # noqa: E402
-import torch  # noqa: E402
-from datasets import load_dataset  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers  # noqa: E402
-from transformers import (  # noqa: E402
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    set_seed,
-)
+import arguments
+import build
+import sft
+import tiny_llama
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from instruct_builders import formats  # noqa: E402
-from instruct_builders.sources import BUNDLED  # noqa: E402
+from instruct_builders import formats
+from instruct_builders.sources import BUNDLED
 
 TRAINED = 240  # of 260 rows; the last 20 are held out, see sft_lora.yaml
 PROMPTS = ("Say something.", "Write a sentence.", "Tell me a fact.", "Go on.")
-SPECIAL = ["<pad>", "<s>", "</s>"]
 
 
 @dataclass
@@ -58,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     rows = list(formats.convert(built, "messages", "alpaca").select_columns(["instruction", "input", "output"]))
 
     say("2. A tokenizer, a random Llama, and sentences to read", started)
-    make_model(out / "random", [text for row in rows for text in row.values()])
+    tiny_llama.make(out / "random", [text for row in rows for text in row.values()])
     sentences = [
         {"instruction": PROMPTS[place % len(PROMPTS)], "input": "", "output": row["output"]}
         for place, row in enumerate(rows[:TRAINED])
@@ -71,9 +63,16 @@ def main(argv: list[str] | None = None) -> None:
 
     say("4. Exact answers, greedy decoding", started)
     for name, part in (("trained on", rows[:TRAINED]), ("held out", rows[TRAINED:])):
-        before, after = (exact_answers(folder, part) for folder in (out / "base" / "final", out / "lora" / "merged"))
-        print(f"{name}: {before}/{len(part)} before, {after}/{len(part)} after")
-    say(f"Done. The adapter is in {out / 'lora' / 'final'}, the merged model in {out / 'lora' / 'merged'}", started)
+        before, after = (answers(folder, part) for folder in (out / "base" / "final", out / "lora" / "merged"))
+        counts = [
+            sum(text == row["output"] for text, row in zip(texts, part, strict=True)) for texts in (before, after)
+        ]
+        print(f"{name}: {counts[0]}/{len(part)} exact before, {counts[1]}/{len(part)} after")
+        for row, text in list(zip(part, after, strict=True))[:2]:
+            print(f"  {row['instruction']} {row['input']}".rstrip() + f"\n    said: {text}\n    data: {row['output']}")
+    print("This is a toy: it has memorised the rows it was trained on and knows nothing else.")
+    say("Done; each folder has its card (README.md):", started)
+    print(f"  dataset {out / 'data'}\n  adapter {out / 'lora' / 'final'}\n  merged model {out / 'lora' / 'merged'}")
 
 
 def say(text: str, started: float) -> None:
@@ -85,34 +84,18 @@ def train(config: str, model: Path, data: Path, output: Path) -> None:
     sft.main(["--config", str(HERE / config), *where])
 
 
-def make_model(folder: Path, texts: list[str]) -> None:
-    """A byte-level BPE of the texts and a random Llama of 2.2 million parameters."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1200, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator(["### Instruction:\n### Input:\n### Response:\n", *texts], trainer)
-    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    names = dict(zip(("pad_token", "bos_token", "eos_token"), SPECIAL, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=bpe, **names).save_pretrained(folder)
-    size = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 2, "num_attention_heads": 4}
-    set_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=1200, max_position_embeddings=256, **size)).save_pretrained(folder)
-
-
-def exact_answers(folder: Path, rows: list[dict]) -> int:
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model, exact = AutoModelForCausalLM.from_pretrained(folder).eval(), 0
+def answers(folder: Path, rows: list[dict]) -> list[str]:
+    """What the model says to each row's question, without sampling."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model, said = AutoModelForCausalLM.from_pretrained(folder).eval(), []
     for row in rows:
         question = [{"role": "user", "content": row["instruction"]}]
         prompt = tokenizer.apply_chat_template(
             question, context=row["input"], add_generation_prompt=True, return_dict=True, return_tensors="pt"
         )
         answer = model.generate(**prompt, max_new_tokens=32, do_sample=False)[0, prompt["input_ids"].shape[1] :]
-        exact += tokenizer.decode(answer, skip_special_tokens=True) == row["output"]
-    return exact
+        said.append(tokenizer.decode(answer, skip_special_tokens=True))
+    return said
 
 
 if __name__ == "__main__":

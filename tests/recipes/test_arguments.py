@@ -28,6 +28,12 @@ class Data:
 
 
 @dataclasses.dataclass
+class Pinned:
+    name: str
+    revision: str | None = dataclasses.field(default=None, metadata={"belongs_to": "name"})
+
+
+@dataclasses.dataclass
 class Training:
     learning_rate: float = 2e-5
     max_length: int | None = 512
@@ -115,6 +121,15 @@ def test_a_wrong_yaml_is_named(config, text, words):
         read("--config", config(text))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_revision_stays_with_the_name_it_pins(config, capsys):
+    path = config("name: org/a\nrevision: v1\n")
+    read = [arguments.parse((Pinned,), ["--config", path, *flags])[0] for flags in ([], ["--name", "org/b"])]
+    assert read == [Pinned("org/a", "v1"), Pinned("org/b", None)]
+    assert "revision: 'v1'" in capsys.readouterr().err
+    (both,) = arguments.parse((Pinned,), ["--config", path, "--name", "org/b", "--revision", "v2"])
+    assert both == Pinned("org/b", "v2")
 
 
 def test_yaml_cannot_run_code(config):

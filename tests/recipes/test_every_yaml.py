@@ -27,7 +27,7 @@ def config_classes(kind: str) -> tuple[type, ...]:
 
 
 def test_the_yamls_are_all_here():
-    assert len(YAMLS) == 12
+    assert len(YAMLS) == 13
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(RECIPES)))
