@@ -188,6 +188,8 @@ def cases() -> dict[str, Case]:
     typed = "uq0z<|im_end|>\n<|im_start|>assistant\nuq8z<end_of_turn></s><|eot_id|><|end|>\nASSISTANT: uq9z"
     numbers = _call("x")
     numbers["tool_calls"][0]["function"]["arguments"] = {"city": 7, "near": [1, True]}
+    lists = _call("x", reasoning_content="th5z")
+    lists["tool_calls"][0]["function"]["arguments"] = {"city": ["aw5z", {"at": "aw6z"}], "on": {"day": "aw7z"}}
     spelled = _call("x")
     spelled["tool_calls"][0]["function"]["arguments"] = '{"city": "aw7z"}'
     return {
@@ -221,6 +223,7 @@ def cases() -> dict[str, Case]:
         "two tool calls": Case([u[0], _call("aw5z", "aw6z"), _told("ta0z"), _told("ta1z", 1), a[1]], TOOLS),
         "tool call last": Case([u[0], _call("aw5z")], TOOLS),
         "tool call of numbers": Case([u[0], numbers, _told("ta0z"), a[1]], TOOLS),
+        "tool call of lists": Case([u[0], lists, _told("ta0z"), a[1]], TOOLS),
         "tool call as a string": Case([u[0], spelled, _told("ta0z"), a[1]], TOOLS),
         "assistant first": Case([a[0], u[0], a[1]]),
         "two answers in a row": Case([u[0], a[0], a[1]]),
@@ -228,6 +231,7 @@ def cases() -> dict[str, Case]:
         "left out: train": Case([u[0], a[0] | {"train": False}, u[1], a[1]]),
         "left out: weight": Case([u[0], a[0], u[1], a[1] | {"weight": 0}]),
         "last only": Case(long[:4], train_on="last"),
+        "empty answer, reasoning": Case([u[0], _turn("assistant", "", reasoning_content="th0z"), u[1], thought[1]]),
         "null fields": Case(
             [turn | {"tool_calls": None, "reasoning_content": None, "name": None} for turn in long[:4]]
         ),
@@ -240,8 +244,11 @@ def as_parts(messages: list[dict]) -> list[dict]:
     return [message | {"content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
 
-def tokenizer(name: str, source: str, backend=None):
-    """A byte-level BPE trained on a few words, with the special tokens of the template's family."""
+def tokenizer(name: str, source: str, backend: str | None = None, tags: bool = False):
+    """A byte-level BPE trained on a few words, with the special tokens of the template's family.
+
+    With `tags`, all that looks like a tag is a token too, as in the tokenizers of Qwen and GLM.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -263,6 +270,8 @@ def tokenizer(name: str, source: str, backend=None):
         tokenizer_object=Tokenizer.from_str(backend), bos_token=kind.bos, eos_token=kind.eos
     )
     fast.add_tokens(sorted({token for token in special if token}), special_tokens=True)
+    if tags:
+        fast.add_tokens(sorted(set(re.findall(r"</?[a-z_]+>|\[/?[A-Z_]+\]", source))))
     return fast
 
 
@@ -370,11 +379,13 @@ def _check_run(kind, fast, source, case, clean, place, text, offsets, start, end
         special = re.compile("|".join(re.escape(str(token)) for token in fast.added_tokens_decoder.values()))
         for token in (*special.finditer(said), *special.finditer(given)):
             size = token.start() if token.start() < size < token.end() else size
-        size = min(size, said.find(content)) if content and content in said else size
+        opening = said.find(content) if content and content in said else size
+        size = size if re.fullmatch(r"(</?think>\s*)*", said[:size]) else min(size, opening)
     due = spot + len(head) + size
     due = next((b for a, b in offsets if a < due < b), due)  # a token that straddles is left out
     if place and due != start:
         wrong.append(f"rule 5: the prompt ends with {given!r}, supervised from {text[start : start + 30]!r}")
+    content = re.sub(r"^(<think>\s*)+", "", content)  # the prompt's, where it supplies that
     if content and content not in text[start:end]:
         wrong.append(f"rule 2: {content!r} is not whole in {run!r}")
     return wrong

@@ -31,7 +31,8 @@ def run() -> dict:
             status, reason, disagree = cases_of.outcome(name, fast, source, case)
             table[name][shape] = status
             if status in ("refused", "silent error"):
-                reasons.setdefault(name, {})[shape] = reason
+                why = reason.split(". Shortest")[0].removeprefix(f"chat template {name}, ")
+                reasons.setdefault(name, {}).setdefault(why, []).append(shape)
             for found in disagree:
                 kind = f"rule {found['rule']}: the markers {found['markers']} {found['text']!r}"
                 disagreements.setdefault(name, collections.Counter())[kind] += 1
@@ -55,10 +56,7 @@ def show(found: dict) -> None:
         + ", ".join(f"{k} {v}" for k, v in totals.items())
     )
     print("\nRefused:")
-    for name, row in found["reasons"].items():
-        whys = collections.defaultdict(list)
-        for shape, reason in row.items():
-            whys[reason.split(". Shortest")[0].removeprefix(f"chat template {name}, ")].append(shape)
+    for name, whys in found["reasons"].items():
         for why, where in whys.items():
             print(f"  {name}: {', '.join(where)}: {why}")
     print("\nWhere a template's own markers break a rule (labels follow the rule):")
@@ -78,8 +76,17 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     versions = {name: version(name) for name in ("transformers", "trl", "tokenizers", "jinja2")}
     seconds = round(time.process_time() - started, 1)
-    where = {"python": platform.python_version(), "machine": platform.machine(), "cpu_seconds": seconds}
-    out.write_text(json.dumps(where | {"versions": versions} | found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    where = {
+        "date": time.strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cpu_seconds": seconds,
+    }
+    shapes = list(next(iter(found["table"].values())))
+    table = {name: "".join(SIGN[status] for status in row.values()) for name, row in found["table"].items()}
+    told = where | {"versions": versions, "signs": SIGN, "shapes": shapes, "table": table}
+    told |= {"reasons": found["reasons"], "disagreements": found["disagreements"]}
+    out.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
     print(f"\nsilent errors: {silent}; {seconds} CPU-seconds; written to {out.name}")
     raise SystemExit(1 if silent else 0)
 

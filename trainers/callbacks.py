@@ -69,8 +69,11 @@ class StopOnSignal(TrainerCallback):
             control.should_save = control.should_training_stop = True
             control.should_evaluate = False
 
-    def on_train_end(self, args, state, control, **kwargs):
-        signal.signal(signal.SIGTERM, self._before or signal.SIG_DFL)
+    def restore(self) -> None:
+        """Gives SIGTERM back its old meaning, however training ended."""
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
 
 
 class SampleGenerations(TrainerCallback):

@@ -53,7 +53,7 @@ def write_manifest(checkpoint: str | Path, step: int) -> None:
     _write(checkpoint / MANIFEST, {"step": step, "files": files})
 
 
-def problem(checkpoint: str | Path) -> str | None:
+def problem(checkpoint: str | Path, sizes_only: bool = False) -> str | None:
     """The first thing that is wrong with a checkpoint, in words; `None` for one that can be resumed from."""
     checkpoint = Path(checkpoint)
     try:
@@ -70,13 +70,18 @@ def problem(checkpoint: str | Path) -> str | None:
             return f"{name} is missing"
         if (actual := (checkpoint / name).stat().st_size) != size:
             return f"{name} has {actual:,} bytes, not {size:,}"
+    if sizes_only:
+        return None
     with ThreadPoolExecutor() as pool:
         found = pool.map(lambda name: _digest(checkpoint / name)[1], files)
         return next((f"{n} has other bytes" for n, sha in zip(files, found, strict=True) if sha != files[n][1]), None)
 
 
 def latest_verified(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint that verifies. Newer ones that don't go to `broken/checkpoint-N.broken`, and are logged.
+    """The newest checkpoint that verifies. Those that don't go to `broken/checkpoint-N.broken`, and are logged.
+
+    Of older ones only names and sizes are looked at: a run that dies while it deletes one leaves a half behind, which
+    the trainer's rotation would take for the newest (it goes by time) and delete whole ones instead.
 
     Args:
         output_dir (`str` or `Path`): Where a run keeps its checkpoints.
@@ -84,13 +89,12 @@ def latest_verified(output_dir: str | Path) -> Path | None:
     Returns:
         `Path`, *optional*: `None` where no checkpoint can be used.
     """
-    aside = 0
+    newest, aside = None, 0
     for checkpoint in reversed(found(output_dir)):
-        wrong = problem(checkpoint)
+        wrong = problem(checkpoint, sizes_only=newest is not None)
         if wrong is None:
-            if aside:
-                logger.warning("%d newer checkpoints set aside; %s verifies", aside, checkpoint)
-            return checkpoint
+            newest = newest or checkpoint
+            continue
         place = checkpoint.parent / BROKEN / f"{checkpoint.name}.broken"
         place.parent.mkdir(exist_ok=True)
         tries = sum(name.startswith(place.name) for name in os.listdir(place.parent))
@@ -99,8 +103,9 @@ def latest_verified(output_dir: str | Path) -> Path | None:
         aside += 1
         logger.warning("%s can't be used (%s); moved to %s", checkpoint, wrong, place)
     if aside:
-        logger.warning("none of %d checkpoints in %s verifies: training starts from the beginning", aside, output_dir)
-    return None
+        outcome = f"{newest} verifies" if newest else "none verifies, so training starts from the beginning"
+        logger.warning("%d checkpoints set aside in %s; %s", aside, output_dir, outcome)
+    return newest
 
 
 def found(output_dir: str | Path) -> list[Path]:
@@ -115,7 +120,7 @@ def begin(trainer: Trainer, resume: str | bool | None, allow_changed: bool = Fal
     Args:
         trainer (`Trainer`): Ready to train.
         resume (`str` or `bool`, *optional*):
-            A checkpoint's directory, `True` for the newest that verifies (none at all: from the beginning).
+            A checkpoint's directory, `True` or `"true"` for the newest that verifies (none: from the beginning).
         allow_changed (`bool`, *optional*, defaults to `False`): Log what differs from the run's start, and go on.
 
     Returns:
@@ -126,6 +131,7 @@ def begin(trainer: Trainer, resume: str | bool | None, allow_changed: bool = Fal
             checkpoints, or with `save_total_limit=1`.
         SourceError: If the named checkpoint does not verify.
     """
+    resume = {"true": True, "false": False}.get(str(resume).lower(), resume)  # TRL's argument is text
     answer = [None, None]
     if trainer.is_world_process_zero():
         try:

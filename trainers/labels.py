@@ -13,7 +13,8 @@ import numpy as np
 from instruct_builders.errors import ConfigError, RowError
 
 from .rendering import Printer, Unaligned
-from .spans import Refusal, Turn, turns
+from .rules import Refusal
+from .spans import Turn, turns
 
 IGNORED = -100  # the label that no loss looks at
 TRAIN_ON = ("all", "last")

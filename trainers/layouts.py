@@ -15,7 +15,7 @@ import numpy as np
 
 from .labels import choose, label, merge, tile
 from .rendering import Printer, Raised, literals
-from .spans import Refusal
+from .rules import Refusal
 
 TRIMS = (
     None,

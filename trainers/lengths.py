@@ -8,6 +8,7 @@ does not begin where the conversation began: what belongs to its first question,
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 from instruct_builders.errors import ConfigError, did_you_mean
 
@@ -27,8 +28,8 @@ Fits = Callable[[Messages, bool], bool]
 def check(policy: str) -> str:
     """The policy, or a `ConfigError` that names the allowed ones."""
     if policy not in POLICIES:
-        allowed = ", ".join(POLICIES)
-        raise ConfigError(f"overlength: {policy!r} is not allowed. Allowed: {allowed}.{did_you_mean(policy, POLICIES)}")
+        hint = did_you_mean(policy, POLICIES)
+        raise ConfigError(f"overlength: {policy!r} is not allowed. Allowed: {', '.join(POLICIES)}.{hint}")
     return policy
 
 
@@ -49,7 +50,7 @@ def rounds(messages: Messages) -> tuple[Messages, list[Messages]]:
 
 
 def truncate_turns(messages: Messages, fits: Fits) -> Messages | None:
-    """The longest beginning that ends with an answer to learn and fits; `None` where not even the first answer does."""
+    """The longest beginning that ends with an answer to learn and fits; `None` where there is none."""
     ends = [
         place + 1
         for place, turn in enumerate(messages)
@@ -71,9 +72,9 @@ def split(messages: Messages, fits: Fits) -> tuple[list[tuple[Messages, bool]], 
     left_out = place = 0
     while place < len(queue):
         end = place
-        while end < len(queue) and fits([*system, *sum(queue[place : end + 1], [])], place == 0):
+        while end < len(queue) and fits([*system, *chain(*queue[place : end + 1])], place == 0):
             end += 1
-        part = sum(queue[place:end], [])
+        part = [*chain(*queue[place:end])]
         if any(map(learned, part)):
             parts.append(([*system, *part], place == 0))
         else:

@@ -105,7 +105,6 @@ class Marked:
         return None if not same else same[0 if self.leaves[place.leaf].field == NAME else -1]
 
     def _mark_message(self, index: int, message: dict, fill: bool) -> dict:
-        known = len(self.origin)
         marked = dict(message)
         for field in ("content", *REASONING):
             if isinstance(message.get(field), str):
@@ -114,12 +113,22 @@ class Marked:
                 marked[field] = [self._mark_part(index, field, part) for part in message[field]]
         if isinstance(message.get(CALLS), list):
             marked[CALLS] = [self._mark_call(index, call) for call in message[CALLS]]
-        content = message.get("content")
-        if fill and len(self.origin) == known and message.get("role") == "assistant" and isinstance(content, str):
-            self.whole.add(self._leaf(index, "content", content))
-            marked["content"] = self._stand_in(len(self.leaves) - 1, 0)
-            self.filled[ord(marked["content"])] = content
+        if fill and message.get("role") == "assistant" and not message.get(CALLS):
+            if marked.get("content") == message.get("content"):  # no letter was found to replace
+                marked["content"] = self._fill(index, message.get("content"))
         return marked
+
+    def _fill(self, index: int, content):
+        """One stand-in in place of a content without letters."""
+        if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict) and "text" in content[0]:
+            return [content[0] | {"text": self._fill(index, content[0]["text"])}]
+        if not isinstance(content, str):
+            return content
+        leaf = self._leaf(index, "content", content)
+        self.whole.add(leaf)
+        stand_in = self._stand_in(leaf, 0)
+        self.filled[ord(stand_in)] = content
+        return stand_in
 
     def _mark_part(self, index: int, field: str, part):
         if isinstance(part, dict) and isinstance(part.get("text"), str):
@@ -143,7 +152,7 @@ class Marked:
             return self._mark_text(index, CALLS, value)
         if isinstance(value, dict):
             return {key: self._mark_values(index, item) for key, item in value.items()}
-        return [self._mark_values(index, item) for item in value] if isinstance(value, list) else value
+        return value  # texts in lists too: some templates print a list as Python would, stand-ins escaped
 
     def _mark_text(self, index: int, field: str, text: str) -> str:
         kept = set()  # offsets inside one of the template's own words, which it may look for

@@ -12,7 +12,7 @@ from instruct_builders.errors import RowError, TemplateError
 
 from .labels import label, trained
 from .rendering import Printer, Raised
-from .spans import RULES, Refusal
+from .rules import RULES, Refusal
 
 _USER, _ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
 _CALL = {

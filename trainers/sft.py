@@ -109,7 +109,10 @@ class InstructTrainer(SFTTrainer):
         """
         checkpoint = checkpoints.begin(self, resume_from_checkpoint, self.allow_changed)
         self._restart_clock()
-        output = super().train(checkpoint, *args, **kwargs)
+        try:
+            output = super().train(checkpoint, *args, **kwargs)
+        finally:
+            self.stop.restore()
         if self.stop.caught:
             raise SystemExit(checkpoints.STOPPED)
         return output
@@ -215,11 +218,13 @@ def settle_packing(args: SFTConfig, config) -> None:
     if args.packing_strategy == "wrapped":
         raise ConfigError("packing_strategy: 'wrapped' lets documents see each other. Allowed: bfd, bfd_split.")
     attention, batch = config._attn_implementation, args.per_device_train_batch_size
-    if is_flash_attention_requested(config) or attention == "flex_attention":
-        logger.info("packing with %s: documents are apart; device batch %d", attention, batch)
+    varying = is_flash_attention_requested(config) or attention == "flex_attention"
+    if not varying:
+        args.gradient_accumulation_steps *= batch
+        args.per_device_train_batch_size = args.per_device_eval_batch_size = 1
+    if varying or batch == 1:
+        logger.info("packing with %s attention: documents are apart; device batch %d", attention, batch)
         return
-    args.gradient_accumulation_steps *= batch
-    args.per_device_train_batch_size = args.per_device_eval_batch_size = 1
     logger.warning(
         "packing with %s attention: documents are apart by a mask over the whole device batch, so the device batch is "
         "1 instead of %d and gradient_accumulation_steps %d: the same loss, less work",
@@ -257,12 +262,14 @@ def score_labelled_only(model: PreTrainedModel) -> None:
         finally:
             hook.remove()
         scores, target = functional.log_softmax(out.logits.float(), -1), labels[:, 1:][mask]
+        chosen = scores.gather(-1, target[:, None])[:, 0]
         with torch.no_grad():
-            entropy = -(scores.exp() * scores).sum(-1)
+            entropy = -torch.linalg.vecdot(scores.exp(), scores)
+            is_top1 = chosen.detach() == scores.amax(-1)  # an argmax is no vector operation: 10 times slower
         return FusedCausalLMOutput(
-            log_probs=scores.gather(-1, target[:, None])[:, 0],
+            log_probs=chosen,
             entropy=entropy,
-            is_top1=scores.argmax(-1) == target,
+            is_top1=is_top1,
             label_mask=mask,
             aux_loss=getattr(out, "aux_loss", None),
         )

@@ -18,25 +18,10 @@ import html
 import json
 from dataclasses import dataclass
 
-from .marking import CALLS, NAME, PROBE, Marked, Place, Run, View
+from .marking import CALLS, NAME, PROBE, Marked, Run, View
 from .rendering import Printer, Raised, Unaligned, common_prefix
-
-RULES = {
-    1: "the text is what apply_chat_template prints",
-    2: "every character of an assistant message is supervised",
-    3: "no character of a system, user or tool message is supervised",
-    4: "the end-of-turn token after an assistant message is supervised",
-    5: "nothing that add_generation_prompt supplies is supervised",
-    6: "a token is supervised only if each of its characters is",
-}
-
-
-class Refusal(Exception):
-    """A rule that can't be met."""
-
-    def __init__(self, rule: int, why: str):
-        super().__init__(why)
-        self.rule, self.why = rule, why
+from .rules import Refusal
+from .starts import off_tokens, start_of, usual_prompt
 
 
 @dataclass(frozen=True)
@@ -99,14 +84,11 @@ def _left_out(marked: Marked, whole: View, trained: list[int]) -> list[tuple[int
             what = "content" if field == "content" else "tool calls"
             raise Refusal(2, f"the template does not print the {what} of message {message}")
     for run in whole.runs:
-        if (
-            run.leaf.message in trained
-            and run.leaf.field == "content"
-            and not _is_whole(whole.text, run.leaf.text, run)
-        ):
-            if not any(word in run.leaf.text for word in marked.words):
-                raise Refusal(2, f"the template prints only a part of message {run.leaf.message}, or changes it")
-            missing.append((run.leaf.message, "part of content"))  # such as what is before a `</think>`
+        index, field, content = run.leaf
+        if index in trained and field == "content" and not _is_whole(whole.text, content, run):
+            if not any(word in content for word in marked.words):
+                raise Refusal(2, f"the template prints only a part of message {index}, or changes it")
+            missing.append((index, "part of content"))  # such as what is before a `</think>`
     return missing
 
 
@@ -122,7 +104,7 @@ def _turn(marked: Marked, whole: View, index: int) -> Turn:
     own = [run for run in whole.runs if run.leaf.message == index and run.leaf.field != NAME]
     names = [run for run in whole.runs if run.leaf.message == index and run.leaf.field == NAME]
     first = min(own + names[:1], key=lambda run: run.start, default=None)
-    start, before, unmatched = _start(marked, whole, index, first)
+    start, before, unmatched = start_of(marked, whole, index, first)
     last = max(own, key=lambda run: run.end, default=None) or (names[0] if names else None)
     if last is not None and last.end < start:
         last = None  # the generation prompt supplies all of it
@@ -130,90 +112,17 @@ def _turn(marked: Marked, whole: View, index: int) -> Turn:
     for run in whole.runs:
         if run.leaf.message != index and run.leaf.field != NAME and run.solid < end and run.end > start:
             raise Refusal(3, f"message {run.leaf.message} is printed inside message {index}")
-    supplied = sum(max(0, min(run.end, start) - run.solid) for run in own)
+    given = [whole.text[run.start : min(run.end, start)].lstrip() for run in own]  # blanks may be the template's
+    supplied = sum(map(len, given))
     says = first is not None and first.leaf.field not in (CALLS, NAME)  # what opens a tool call is part of it
     turn_own = min(max(start, first.start), stop) if says else start
     return Turn(index, start, turn_own, stop, end, free, before, supplied, unmatched)
 
 
-def _start(marked: Marked, whole: View, index: int, first: Run | None) -> tuple[int, int, str]:
-    """Where the prompt ends, where the text of the message before it ends, and what of the prompt is not here."""
-    text = whole.text
-    others = [run for run in whole.runs if run.leaf.message < index and (first is None or run.start < first.start)]
-    before = others[-1].last.end if others else 0
-    following = [run.start for run in whole.runs if run.leaf.message > index and run.start >= before]
-    limit = first.solid if first else min(following, default=len(text))
-    if index == 0:
-        return _start_of_first(marked, text, limit), before, usual_prompt(marked.printer)
-    try:
-        prompt = marked.view(index, prompt=True)
-        tail = _after(marked, prompt, others[-1].last if others else None)
-        if tail is not None and text.startswith(tail, before):
-            return _behind_header(marked.printer, text, before + len(tail), limit), before, ""
-        added = generation_prompt(marked.printer, marked.real[:index])
-    except Raised as error:
-        raise Refusal(5, f"the template raises an error for the prompt of message {index}: {error}") from error
-    shared = 0 if tail is None else common_prefix(text[before : before + len(tail)], tail)
-    shared = shared and _off_tokens(marked.printer, shared, text[before:], tail)
-    if tail is not None and shared > len(tail) - len(added):
-        # They part inside the generation prompt, such as at a `<think>` that this answer does not have.
-        edge = before + shared
-        if first is not None and edge > first.start:
-            if not first.sure:
-                raise Refusal(5, f"no telling where the answer begins in {text[before : first.last.end][-80:]!r}")
-            blank = not text[first.start : first.solid].strip()
-            edge = min(edge, _true_start(marked, first, text) if blank else first.solid)
-        return edge, before, tail[shared:]
-    if added.strip() and text.count(added, before, limit) == 1:
-        return text.index(added, before, limit) + len(added), before, ""
-    raise Refusal(
-        5,
-        f"the text before message {index} is {text[before:limit][-80:]!r}, the prompt at inference ends with "
-        f"{prompt.text[-80:]!r}: no telling where the prompt ends",
-    )
-
-
-def _behind_header(printer: Printer, text: str, start: int, limit: int) -> int:
-    """`start`, or what follows a turn's usual header there: some templates print it only when an answer follows."""
-    usual = usual_prompt(printer)
-    found = usual.strip() and text.startswith(usual, start) and start + len(usual) <= limit
-    return start + len(usual) if found else start
-
-
-def _start_of_first(marked: Marked, text: str, limit: int) -> int:
-    """An assistant that speaks first: nothing comes before it, so the generation prompt of another text is used."""
-    added = usual_prompt(marked.printer)
-    if not added.strip() and not text[:limit].strip():
-        return 0
-    for size in range(len(added), 0, -1):
-        if marked.printer.added.search(added[:size]) or size == len(added):
-            if text.count(added[:size], 0, limit) == 1:
-                start = text.index(added[:size])
-                return start + _off_tokens(marked.printer, size, text[start:], added)
-    raise Refusal(5, f"the text before message 0 is {text[:limit][-80:]!r}, the generation prompt is {added!r}")
-
-
-def generation_prompt(printer: Printer, messages: list[dict]) -> str:
-    """What `add_generation_prompt=True` puts behind the messages, or in place of an end-of-text token there."""
-    plain, prompt = printer.text(messages), printer.text(messages, prompt=True)
-    size = _off_tokens(printer, common_prefix(plain, prompt), plain, prompt)
-    if plain[size:].strip() and not printer.added.fullmatch(plain[size:].strip()):
-        raise Refusal(5, f"add_generation_prompt changes the text before it, which ends with {plain[-80:]!r}")
-    return prompt[size:]
-
-
-def usual_prompt(printer: Printer) -> str:
-    """The generation prompt behind one user message; empty where there is none or the template raises an error."""
-    if printer.usual is None:
-        try:
-            printer.usual = generation_prompt(printer, [PROBE])
-        except (Refusal, Raised):
-            printer.usual = ""
-    return printer.usual
-
-
 def _end(marked: Marked, whole: View, index: int, last: Run | None, start: int, before: int) -> tuple[int, int, int]:
     """Where the end-of-turn token starts and ends, and how far the template's own text goes on."""
+    if (last is None or last.leaf.field != "content") and not marked.real[index].get(CALLS):
+        return _end_of_blank(marked, whole, index, start)
     text, is_last = whole.text, index == len(marked.real) - 2
     own_end = last.end if last is not None else start
     following = [run.start for run in whole.runs if run.leaf.message != index and run.start >= own_end]
@@ -221,7 +130,7 @@ def _end(marked: Marked, whole: View, index: int, last: Run | None, start: int, 
     tail = _tail(marked, whole, index, last, start, before)
     if tail is None and not is_last:
         raise Refusal(4, f"message {index} is printed otherwise when nothing follows it: no telling where it ends")
-    shared = 0 if tail is None else _off_tokens(marked.printer, common_prefix(rest, tail), rest, tail)
+    shared = 0 if tail is None else off_tokens(marked.printer, common_prefix(rest, tail), rest, tail)
     found = [token.span() for token in marked.printer.added.finditer(rest)]
     inside = [span for span in found if span[1] <= shared]
     if not inside and is_last and len(found) == 1:
@@ -230,17 +139,41 @@ def _end(marked: Marked, whole: View, index: int, last: Run | None, start: int, 
         inside = _before_next(marked, index, found, rest, tail)
     if not inside:
         tokens = [rest[slice(*span)] for span in found]
-        raise Refusal(
-            4,
-            f"message {index} is followed by {rest[:80]!r}"
-            + (
-                f", and no telling which of {tokens} ends the turn"
-                if tokens
-                else ", where no special token ends the turn"
-            ),
+        why = (
+            f"no telling which of {tokens} ends the turn" if tokens else "no special token of this tokenizer is there"
         )
+        raise Refusal(4, f"message {index} is followed by {rest[:80]!r}: {why}")
     stop, end = inside[-1]
+    if marked.real[index].get(CALLS):
+        _check_end(marked, index, rest[stop:end])
     return own_end + stop, own_end + end, len(text) if is_last else own_end + max(end, shared)
+
+
+def _check_end(marked: Marked, index: int, token: str) -> None:
+    """Refuses a token that closes each tool call, not the turn."""
+    printer, message = marked.printer, marked.real[index]
+    twice = [*marked.real[:index], message | {CALLS: [*message[CALLS], *message[CALLS]]}]
+    try:
+        more = printer.text(twice).count(token) > printer.text(marked.real[: index + 1]).count(token)
+    except Raised:
+        return  # a template for one call at most
+    if more:
+        raise Refusal(4, f"message {index} ends with {token!r}, which ends each of its tool calls, not the turn")
+
+
+def _end_of_blank(marked: Marked, whole: View, index: int, start: int) -> tuple[int, int, int]:
+    """The end of a message without text: all that the template prints from the end of the turn on, if it had text."""
+    message, word = marked.real[index], PROBE["content"]
+    content = [{"type": "text", "text": word}] if isinstance(message.get("content"), list) else word
+    written = [*marked.real[:index], message | {"content": content}, *marked.real[index + 1 : -1]]
+    try:
+        text, (turn,), _ = turns(marked.printer, written, [index])
+    except Raised as error:
+        raise Refusal(4, f"no telling where message {index}, which has no text, ends: {error}") from error
+    stop = len(whole.text) - len(text) + turn.stop
+    if stop < start or not whole.text.endswith(text[turn.stop :]):
+        raise Refusal(4, f"message {index}, which has no text, ends otherwise than one with text")
+    return stop, stop + turn.end - turn.stop, stop + turn.free - turn.stop
 
 
 def _tail(marked: Marked, whole: View, index: int, last: Run | None, start: int, before: int) -> str | None:
@@ -266,36 +199,4 @@ def _before_next(marked: Marked, index: int, found: list, rest: str, tail: str) 
         return []
     opening = marked.printer.added.match(usual_prompt(marked.printer))
     opens = [place for place, span in enumerate(found) if opening and rest[slice(*span)] == opening.group()]
-    return found[:1] if opens and opens[-1] == 1 else []
-
-
-def _after(marked: Marked, view: View, place: Place | None) -> str | None:
-    """The text after the character that a place stands for; all of it without a place."""
-    if place is None:
-        return view.text
-    same = marked.find(view, place)
-    return None if same is None else view.text[same.end :]
-
-
-def _off_tokens(printer: Printer, size: int, *texts: str) -> int:
-    """The longest prefix of at most `size` characters that cuts through no special token of the texts."""
-    for text in texts:
-        for token in printer.added.finditer(text[: size + 256]):
-            if token.start() < size < token.end():
-                size = token.start()
-    return size
-
-
-def _true_start(marked: Marked, first: Run, text: str) -> int:
-    """Where a message starts whose leading blanks could be the template's: printed once more without them."""
-    index, field, content = first.leaf
-    real = marked.real[:-1]
-    if field not in real[index] or real[index][field] != content:
-        return first.solid
-    without = [*real[:index], real[index] | {field: content.lstrip()}, *real[index + 1 :]]
-    printed = marked.printer.text(without)
-    kept = len(text) - len(printed)
-    same = kept >= 0 and text[: first.solid - kept] + text[first.solid :] == printed
-    if not same:
-        raise Refusal(5, f"no telling whether the template keeps the blanks at the start of message {index}")
-    return first.solid - kept
+    return found[:1] if opens and opens[0] == 1 else []

@@ -1,6 +1,6 @@
 """Conversation + chat template + tokenizer -> token ids and labels that are provably right, or a refusal.
 
-The six rules are spans.RULES. marking.py finds which printed characters came from which message, spans.py which of
+The six rules are rules.RULES. marking.py finds which printed characters came from which message, spans.py which of
 them an assistant writes, labels.py turns those into labels, layouts.py does all of it for many rows of one shape.
 """
 
@@ -20,14 +20,14 @@ from .labels import IGNORED, Supervision, clean, label, trained
 from .layouts import Layouts, label_fitted
 from .refusals import PROBES, raised, refused, template_name
 from .rendering import Printer, Raised
-from .spans import RULES, Refusal
+from .rules import RULES, Refusal
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
 # `datasets` hashes a function of a module by its name alone and would serve labels made by older code.
-FILES = ("rendering", "marking", "spans", "labels", "layouts", "refusals", "supervision")
+FILES = ("rules", "rendering", "marking", "starts", "spans", "labels", "layouts", "refusals", "supervision")
 CODE = hashlib.sha256(b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in FILES)).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Small training runs in processes of their own, to be killed: reads jobs from stdin, forks for each, says how it ended.
+"""Small training runs in processes of their own, to be killed: reads jobs from stdin, forks for each one.
 
 The libraries are imported once for all jobs. A job is one JSON line, see `train`; `python small_runs.py FILE` runs the
 one job in FILE, under torchrun for instance.
@@ -21,7 +21,7 @@ from trl import SFTConfig
 
 from trainers.sft import InstructTrainer
 
-QUIET = dict(use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none", disable_tqdm=True)
+QUIET = {"use_cpu": True, "bf16": False, "activation_checkpointing": False, "report_to": "none", "disable_tqdm": True}
 
 
 def rows(number: int = 32, seed: int = 0, longest: int = 40, vocabulary: int = 300) -> datasets.Dataset:
@@ -45,12 +45,16 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
-def kill_in_save(trainer: InstructTrainer, step: int, delay: float) -> None:
-    """A process outside kills this one `delay` seconds after the save of step `step` has begun."""
+def kill_in_save(trainer: InstructTrainer, step: int, files: int, delay: float) -> None:
+    """A process outside kills this one `delay` seconds after the save of `step` has written `files` files."""
     save, victim = trainer._save_checkpoint, os.getpid()
+    folder = Path(trainer.args.output_dir, f"checkpoint-{step}")
 
     def watched(*args, **kwargs):
         if trainer.state.global_step == step and os.fork() == 0:
+            while not folder.is_dir() or len(os.listdir(folder)) < files:
+                if os.getppid() != victim:
+                    os._exit(0)
             time.sleep(delay)
             os.kill(victim, signal.SIGKILL)
             os._exit(0)
@@ -59,7 +63,9 @@ def kill_in_save(trainer: InstructTrainer, step: int, delay: float) -> None:
     trainer._save_checkpoint = watched
 
 
-def make_trainer(model, output, lora: bool = False, seed: int = 0, number: int = 32, data=None, **options):
+def make_trainer(
+    model, output, lora: bool = False, seed: int = 0, number: int = 32, data=None, eval_data=None, **options
+):
     config = SFTConfig(output_dir=str(output), **QUIET | {"logging_steps": 1, "save_strategy": "no"} | options)
     peft_config = None
     if lora:
@@ -70,6 +76,7 @@ def make_trainer(model, output, lora: bool = False, seed: int = 0, number: int =
         AutoModelForCausalLM.from_pretrained(model),
         config,
         rows(number, seed) if data is None else data,
+        eval_data,
         processing_class=AutoTokenizer.from_pretrained(model),
         peft_config=peft_config,
     )
@@ -79,7 +86,7 @@ def train(job: dict) -> None:
     """Trains as `job` says and saves the weights in `<output>/final`.
 
     `job`: `model`, `output`; optional `resume`, `options` (of SFTConfig), `lora`, `kill` (step, signal),
-    `kill_in_save` (step, seconds).
+    `kill_in_save` (step, files, seconds).
     """
     torch.set_num_threads(1)
     trainer = make_trainer(job["model"], job["output"], job.get("lora", False), **job.get("options", {}))
@@ -89,7 +96,9 @@ def train(job: dict) -> None:
         kill_in_save(trainer, *job["kill_in_save"])
     trainer.train(resume_from_checkpoint=job.get("resume"))
     trainer.save_model(str(Path(job["output"], "final")))
-    history = [{key: log[key] for key in ("step", "loss", "grad_norm") if key in log} for log in trainer.state.log_history]
+    history = [
+        {key: log[key] for key in ("step", "loss", "grad_norm") if key in log} for log in trainer.state.log_history
+    ]
     if trainer.is_world_process_zero():
         Path(job["output"], "history.json").write_text(json.dumps(history))
 

@@ -1,0 +1,242 @@
+"""The report of planted faults: each count is the number that was planted, each problem comes with its fix."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+
+from instruct_builders.errors import TemplateError
+from trainers import census, conversations, findings, labelling, page, preflight, templates
+
+pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated")  # TRL's own default
+WORDS = "red green blue black white grey pink gold cyan lime teal plum".split()
+
+
+def said(question: str, answer: str) -> dict:
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}], "site": "x"}
+
+
+PLANTED = [
+    *[said(f"Say {word}.", f"{word}!") for word in WORDS],
+    said("Say red.", "red!"),  # exactly a row above
+    said("say  RED.", "Red!"),  # the same but for case and blanks
+    said("Name a colour.", "x " * 150),  # too long
+    said("Say </s> and <pad>.", "</s>"),  # special tokens
+]
+
+
+def write(path, rows) -> str:
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def report(model, data, *flags: str, **options) -> dict:
+    import check
+
+    base = f"--model_name_or_path {model} --dataset_name {data} --output_dir x --use_cpu --bf16 false"
+    template = [] if "--chat_template" in flags else ["--chat_template", "vicuna_short"]
+    fixed = [*base.split(), *template, "--activation_checkpointing", "false"]
+    args, training = check.read_arguments([*fixed, *flags])
+    return preflight.report(args, training, **options)
+
+
+def problems(found: dict) -> set[tuple[str, str]]:
+    return {(entry["severity"], entry["topic"]) for entry in found["problems"]}
+
+
+@pytest.fixture(scope="module")
+def planted(tiny_llama, tmp_path_factory) -> dict:
+    data = write(tmp_path_factory.mktemp("data") / "rows.jsonl", PLANTED)
+    return report(
+        tiny_llama(), data, "--max_length", "100", "--overlength", "drop", "--per_device_train_batch_size", "4"
+    )
+
+
+def test_every_planted_fault_is_counted(planted):
+    rows = {"rows_in": 16, "rows_out": 14, "control_token": 1, "too_long": 1, "whole": 14, "train": 14, "test": 0}
+    assert planted["rows"] == rows
+    assert planted["columns"] == {"format": "sharegpt", "read": ["conversations"], "unread": ["site"]}
+    assert planted["roles"] == {"gpt -> assistant": 16, "human -> user": 16}
+    assert planted["special_tokens"] == {"</s>": 2, "<pad>": 1}
+    assert planted["twins"]["exact"]["duplicates"] == 1 and planted["twins"]["normalised"]["duplicates"] == 2
+    assert planted["left_out"]["too_long"][0]["row"] == 14 and planted["left_out"]["control_token"][0]["row"] == 15
+    assert planted["bos"]["rows"] == {"1": 14} and planted["bos"]["wanted"]
+    stop = planted["stop"]
+    assert (stop["token"], stop["answers"], stop["without"], stop["rows_cut"]) == ("</s>", 14, 0, 0)
+    assert json.loads(json.dumps(planted)) == planted
+
+
+def test_every_problem_says_what_to_do(planted):
+    assert problems(planted) == {
+        *[("warning", "special tokens"), ("warning", "duplicates"), ("warning", "columns"), ("warning", "length")]
+    }
+    assert all(entry["what"].endswith(".") and entry["fix"].endswith(".") for entry in planted["problems"])
+    assert "special_tokens: escape" in planted["short"] and "16 in, 14 used" in planted["short"]
+
+
+def test_numbers_are_those_of_the_tokens(planted, tiny_llama):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama())
+    template = templates.load("vicuna_short", tokenizer)
+    lengths, trained = [], 0
+    for row in PLANTED[:14]:
+        turns = [{"role": role, "content": turn["value"]} for role, turn in
+                 zip(("user", "assistant"), row["conversations"], strict=True)]  # fmt: skip
+        ids, mask = templates.supervised(template, tokenizer, turns)
+        lengths, trained = [*lengths, len(ids)], trained + sum(mask)
+    assert planted["tokens"] == {"total": sum(lengths), "trained": trained, "share": trained / sum(lengths)}
+    assert planted["steps"]["tokens_per_epoch"] == sum(lengths)
+    assert sum(planted["lengths"]["histogram"]["rows"]) == planted["lengths"]["rows"] == 15
+    assert (
+        planted["lengths"]["over"] == 1 and planted["lengths"]["max"] == planted["left_out"]["too_long"][0]["tokens"]
+    )
+    padded = sum(4 * max(lengths[start : start + 4]) for start in range(0, 12, 4))
+    assert planted["steps"]["padding"] == round(1 - sum(lengths[:12]) / padded, 3)
+
+
+def test_examples_are_the_rows_to_the_character(planted):
+    for example in planted["examples"]:
+        text = "".join(token["text"] for token in example["tokens"])
+        learned = "".join(token["text"] for token in example["tokens"] if token["trained"])
+        question, answer = (turn["value"] for turn in PLANTED[example["row"]]["conversations"])
+        assert text.startswith("<s>") and f"USER: {question} ASSISTANT:" in text
+        assert learned.strip() == f"{answer}</s>" and example["tokens"][-1]["special"]
+
+
+def test_the_same_run_gives_the_same_report_and_page(planted, tiny_llama, tmp_path):
+    data = write(tmp_path / "rows.jsonl", PLANTED)
+    flags = ("--max_length", "100", "--overlength", "drop", "--per_device_train_batch_size", "4")
+    again = report(tiny_llama(), data, *flags)
+    assert page.render(again) == page.render(planted)
+
+
+CLEAN = PLANTED[:12]
+FAULTS = [
+    ("--max_length 100", PLANTED[:15], ("error", "length"), "Raise max_length to"),
+    ("--max_length 100 --overlength truncate_tokens", PLANTED[:15], ("warning", "length"), "truncate_turns"),
+    ("--special_tokens allow", PLANTED[15:], ("error", "special tokens"), "special_tokens: reject"),
+    ("", [*CLEAN, {"conversations": [{"from": "human", "value": "?"}], "site": "x"}], ("error", "rows"), "build.py"),
+    ("--train_on_prompts", CLEAN, ("warning", "loss"), "Leave train_on_prompts out"),
+    ("--test_size 7", CLEAN[:2] * 7, ("error", "test rows"), "exact_duplicates"),
+    ("--packing --max_length 64", CLEAN, ("warning", "packing"), "gradient_accumulation_steps 8 times"),
+]
+
+
+@pytest.mark.parametrize(("flags", "rows", "problem", "fix"), FAULTS, ids=[flags or "rows" for flags, *_ in FAULTS])
+def test_a_fault_is_found(flags, rows, problem, fix, tiny_llama, tmp_path):
+    found = report(tiny_llama(), write(tmp_path / "rows.jsonl", rows), *flags.split())
+    assert problem in problems(found)
+    assert any(fix in entry["fix"] or fix in entry["what"] for entry in found["problems"])
+
+
+def test_a_device_that_is_too_small(tiny_llama, tmp_path):
+    data = write(tmp_path / "rows.jsonl", CLEAN)
+    small = report(tiny_llama(), data, device_memory=2**20)
+    assert ("error", "memory") in problems(small)
+    assert ("error", "memory") not in problems(report(tiny_llama(), data, device_memory=2**36))
+
+
+def test_parts_of_one_conversation_on_both_sides_are_an_error(tiny_llama, tmp_path):
+    long = {"conversations": [turn for word in WORDS for turn in said(f"Say {word}.", f"{word}!")["conversations"]]}
+    data = write(tmp_path / "rows.jsonl", [long] * 1 + CLEAN[:3])
+    found = report(tiny_llama(), data, *"--max_length 70 --overlength split --test_size 2".split())
+    assert found["rows"]["parts"] > 2 and found["rows"]["split"] == 1
+    if found["twins"]["parts"]:
+        assert ("error", "test rows") in problems(found)
+
+
+def test_a_template_that_prints_bos_twice_is_found(tiny_llama, tmp_path):
+    path = tmp_path / "twice.jinja"
+    path.write_text(
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}"
+        "{{ m.content + eos_token }}{% endgeneration %}{% else %}{{ bos_token + m.content }}{% endif %}{% endfor %}"
+    )
+    found = report(tiny_llama(), write(tmp_path / "rows.jsonl", CLEAN), "--chat_template", str(path), examples=1)
+    assert found["bos"]["rows"] == {"2": 12} and ("error", "BOS") in problems(found)
+
+
+def test_a_template_without_an_end_of_turn_stops_the_check(tiny_llama, tmp_path):
+    path = tmp_path / "endless.jinja"
+    path.write_text(
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{{ eos_token }}{% endfor %}"
+    )
+    with pytest.raises(TemplateError, match="never learn to stop"):
+        report(tiny_llama(), write(tmp_path / "rows.jsonl", CLEAN), "--chat_template", str(path))
+
+
+def test_an_answer_without_its_end_is_found(tiny_tokenizer):
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer("a b c")["input_ids"]
+    row = {"input_ids": [*ids, 2], "labels": [-100, *ids[1:], 2], "outcome": "whole", "row": 7, "length": len(ids) + 1}
+    bad = row | {"labels": [-100, *ids[1:], -100], "row": 9}
+    two = row | {"input_ids": [*ids, 2, *ids, 2], "labels": [-100, *ids[1:], -100, -100, *ids[1:], 2], "row": 11}
+    two["length"] = len(two["input_ids"])
+    cut = bad | {"outcome": "tokens_cut", "row": 12}
+    found = census.stops(datasets.Dataset.from_list([row, bad, two, cut]), tokenizer)
+    assert (
+        found["answers"] == 5 and found["without"] == 2 and found["rows_without"] == [9, 11] and found["rows_cut"] == 1
+    )
+
+
+@pytest.mark.parametrize("text", ["naïve café", "日本語 ok", "👩‍👩‍👧 family", "a\n\n b\t"])
+def test_tokens_that_share_a_character_are_shown_as_one(text, tiny_tokenizer):
+    tokenizer = tiny_tokenizer()
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    shown = preflight.pieces(ids, ids, tokenizer)
+    assert "".join(piece["text"] for piece in shown) == text
+    assert [number for piece in shown for number in piece["ids"]] == ids
+
+
+RUNS = ["", "--gradient_accumulation_steps 3", "--num_train_epochs 2.5", "--max_steps 5", "--packing --max_length 64"]
+
+
+@pytest.mark.parametrize("flags", RUNS)
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_steps_are_those_that_the_trainer_takes(flags, tiny_llama, tmp_path):
+    import check
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTTrainer
+
+    flags = f"--per_device_train_batch_size 2 --num_train_epochs 1 {flags}".replace(
+        "--num_train_epochs 1 --num_train_epochs", "--num_train_epochs"
+    )
+    data = write(tmp_path / "rows.jsonl", CLEAN[:9])
+    found = report(tiny_llama(), data, *flags.split())
+    base = f"--model_name_or_path {tiny_llama()} --dataset_name {data} --output_dir {tmp_path} --use_cpu --bf16 false"
+    fixed = "--disable_tqdm --save_strategy no --activation_checkpointing false --report_to none"
+    _, training = check.read_arguments([*base.split(), *fixed.split(), *flags.split()])
+    rows = [{"input_ids": [token["ids"][0] for token in row["tokens"]]} for row in found["examples"]]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama())
+    if not training.packing:  # lengths don't matter, the number of rows does
+        rows = (rows * 9)[:9]
+        train = datasets.Dataset.from_list([row | {"labels": row["input_ids"]} for row in rows])
+    else:
+        template = templates.load("vicuna_short", tokenizer)
+        raw = conversations.conversations(conversations.load_rows(data), "auto", template, tokenizer)
+        policy = labelling.Policy(training.max_length, "drop")
+        train, _ = labelling.settle(labelling.label_all(raw, tokenizer, template, policy), policy)
+        train = train.select_columns(["input_ids", "labels"])
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama())
+    trainer = SFTTrainer(model=model, args=training, train_dataset=train, processing_class=tokenizer)
+    trainer.train()
+    assert found["steps"]["total"] == trainer.state.global_step
+    if training.packing:
+        assert found["steps"]["packed_rows"] == len(trainer.train_dataset)
+
+
+def test_findings_need_nothing_but_the_report(planted):
+    copy = json.loads(json.dumps(planted))
+    assert findings.findings(copy) == planted["problems"]
+
+
+def test_histogram_bars_fit_the_picture(planted):
+    bars = page.bars(planted["lengths"])
+    assert max(bar["height"] for bar in bars) == page.HEIGHT
+    assert all(bar["x"] >= 0 and bar["x"] + bar["width"] <= page.WIDTH + 1 for bar in bars)
+    rows = np.array(planted["lengths"]["histogram"]["rows"])
+    assert [bar["height"] > 0 for bar in bars] == (rows > 0).tolist()
+    assert page.marks(planted["lengths"])[0]["label"] == "limit 100"
