@@ -1,9 +1,9 @@
-"""Which licence a mixture is published under: the strictest of its parts, by the Hub's licence identifiers.
+"""Which license a mixture is published under: the strictest of its parts, by the Hub's license identifiers.
 
 The order, from free to strict: public domain, permissive, attribution, share-alike or copyleft, custom terms (`other`,
-open-weights licences), `unknown`, no derivatives, non-commercial, non-commercial share-alike, non-commercial without
+open-weights licenses), `unknown`, no derivatives, non-commercial, non-commercial share-alike, non-commercial without
 derivatives. Within one group the order is only a fixed choice. The answer is a label for the card and no legal advice:
-rows keep their own `license`, and two share-alike licences can demand things that no single label can satisfy.
+rows keep their own `license`, and two share-alike licenses can demand things that no single label can satisfy.
 
 Identifiers: https://huggingface.co/docs/hub/repositories-licenses
 """
@@ -36,7 +36,7 @@ _GROUP = {name: group for group, names in _ORDER.items() for name in names.split
 
 
 def normalise(license: str | None) -> str:
-    """The Hub identifier for a licence as a source wrote it.
+    """The Hub identifier for a license as a source wrote it.
 
     Args:
         license (`str` or `None`): A Hub or SPDX identifier in any case, with blanks for dashes or with `-only` or
@@ -53,10 +53,10 @@ def normalise(license: str | None) -> str:
 
 
 def strictest(licenses: Iterable[str | None]) -> str:
-    """The strictest of some licences: commutative, associative, and never freer than any of them.
+    """The strictest of some licenses: commutative, associative, and never freer than any of them.
 
     Args:
-        licenses (`Iterable[str | None]`): As in [`normalise`]; `unknown` is stricter than every free licence, but says
+        licenses (`Iterable[str | None]`): As in [`normalise`]; `unknown` is stricter than every free license, but says
             less than a non-commercial one, so that a mixture that holds one is always marked non-commercial.
 
     Returns:
@@ -66,5 +66,5 @@ def strictest(licenses: Iterable[str | None]) -> str:
 
 
 def is_non_commercial(license: str | None) -> bool:
-    """Whether a licence forbids commercial use. False for `unknown` and `other`: they may, nothing here can tell."""
+    """Whether a license forbids commercial use. False for `unknown` and `other`: they may, nothing here can tell."""
     return _GROUP[normalise(license)].startswith("non-commercial")

@@ -82,7 +82,7 @@ def load_rows(
 
 
 def describe(rows: datasets.Dataset, name: str, split: str, license: str | None = None) -> dict:
-    """Where rows came from, for the model card: name, revision or digest, split, number of rows, licence."""
+    """Where rows came from, for the model card: name, revision or digest, split, number of rows, license."""
     path = Path(name)
     fact = {"name": name, "revision": None, "split": split, "rows": len(rows), "local": path.exists()}
     if path.exists():
@@ -97,7 +97,7 @@ def describe(rows: datasets.Dataset, name: str, split: str, license: str | None 
         fact["revision"] = found[1] if found else None
         stated = rows.info.license or None
     if stated is None and "license" in rows.column_names:
-        stated = sorted({licence for licence in rows.unique("license") if licence})
+        stated = sorted({license for license in rows.unique("license") if license})
     fact["license"] = license or stated or None
     return fact
 

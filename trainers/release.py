@@ -177,14 +177,14 @@ def write_model_card(directory: str | Path, facts: dict, adapter: bool, repo_id:
     """
     on_hub = not Path(facts["base"]).exists()
     base = facts["base"] if on_hub else local_name(facts["base"])
-    licences = {one for source in facts["data"] for one in as_list(source["license"])}
+    stated = {one for source in facts["data"] for one in as_list(source["license"])}
     front = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
     if on_hub:
         front["base_model"] = base
     if ids := [source["name"] for source in facts["data"] if not source["local"]]:
         front["datasets"] = ids
-    if any(licenses.is_non_commercial(licence) for licence in licences):
-        front["license"] = "cc-by-nc-4.0"  # the data is not for commercial use, so neither are weights made from it
+    if barred := [one for one in stated if licenses.is_non_commercial(one)]:
+        front["license"] = licenses.strictest(barred)  # weights made from such data are not for commercial use either
     front["tags"] = ["sft", "trl", "instruct-builders", *(["lora"] if adapter else [])]
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True

@@ -1,4 +1,4 @@
-"""The licence of a mixture: an order that does not depend on how the parts were put together."""
+"""The license of a mixture: an order that does not depend on how the parts were put together."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_what_sources_write(written, identifier):
     assert normalise(identifier) == identifier
 
 
-def test_nothing_given_is_unknown_and_unknown_is_no_free_licence():
+def test_nothing_given_is_unknown_and_unknown_is_no_free_license():
     assert strictest([]) == "unknown"
     assert strictest([None, "apache-2.0", "cc-by-sa-4.0"]) == "unknown"
     assert strictest([None, "cc-by-nc-4.0"]) == "cc-by-nc-4.0"

@@ -63,22 +63,23 @@ def kill_in_save(trainer: InstructTrainer, step: int, files: int, delay: float) 
     trainer._save_checkpoint = watched
 
 
+def adapter():
+    from peft import LoraConfig
+
+    return LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
 def make_trainer(
     model, output, lora: bool = False, seed: int = 0, number: int = 32, data=None, eval_data=None, **options
 ):
     config = SFTConfig(output_dir=str(output), **QUIET | {"logging_steps": 1, "save_strategy": "no"} | options)
-    peft_config = None
-    if lora:
-        from peft import LoraConfig
-
-        peft_config = LoraConfig(r=4, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
     return InstructTrainer(
         AutoModelForCausalLM.from_pretrained(model),
         config,
         rows(number, seed) if data is None else data,
         eval_data,
         processing_class=AutoTokenizer.from_pretrained(model),
-        peft_config=peft_config,
+        peft_config=adapter() if lora else None,
     )
 
 

@@ -18,7 +18,7 @@ sys.path.pop(0)
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT 0.21
 
 
-def peer(model, output, data, **options):
+def peer(model, output, data, lora: bool = False, **options):
     """TRL's own trainer on the same rows."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
@@ -27,7 +27,8 @@ def peer(model, output, data, **options):
         output_dir=str(output), **small_runs.QUIET | {"logging_steps": 1, "save_strategy": "no"} | options
     )
     model, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-    return SFTTrainer(model, config, train_dataset=data, eval_dataset=data, processing_class=tokenizer)
+    adapter = small_runs.adapter() if lora else None
+    return SFTTrainer(model, config, train_dataset=data, processing_class=tokenizer, peft_config=adapter)
 
 
 def history(trainer, *names: str) -> list[list[float]]:
@@ -50,8 +51,9 @@ LOGGED = ("loss", "grad_norm", "mean_token_accuracy", "entropy", "num_tokens")
         {"gradient_accumulation_steps": 2},
         {"packing": True, "max_length": 64, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4},
         {"loss_type": "dft"},
+        {"lora": True},
     ],
-    ids=["padded", "accumulated", "packed", "dft"],
+    ids=["padded", "accumulated", "packed", "dft", "lora"],
 )
 def test_the_loss_is_trl_s(tiny_llama, tmp_path, options):
     data = small_runs.rows()
@@ -271,6 +273,21 @@ def test_speed_and_memory_are_logged(tiny_llama, tmp_path):
     assert tokens / fastest < took
     shares = [log["supervised_tokens_per_second"] / log["tokens_per_second"] for log in logs]
     assert min(shares) <= supervised / tokens <= max(shares) and slowest > 0
+
+
+def test_the_share_of_the_peak_is_logged_where_the_peak_is_known(tiny_llama, tmp_path, monkeypatch):
+    from trainers import sft
+
+    monkeypatch.setattr(sft, "PEAKS", {"cpu": 1e-3})  # a device of 1 GFLOP/s
+    options = STEPS | {"num_train_epochs": 1, "max_steps": -1, "logging_steps": 8}
+    trainer = small_runs.make_trainer(tiny_llama(), tmp_path, **options)
+    trainer.train()
+    (log,) = (log for log in trainer.state.log_history if "loss" in log)
+    lengths = [len(ids) for ids in small_runs.rows()["input_ids"]]
+    a_token, a_square = sft.flops(trainer.model)
+    seconds = sum(lengths) / log["tokens_per_second"]
+    done = a_token * sum(lengths) + a_square * sum(length**2 for length in lengths)
+    assert log["mfu"] == pytest.approx(done / seconds / 1e9, rel=1e-3)
 
 
 def test_operations_of_a_step():

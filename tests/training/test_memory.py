@@ -105,13 +105,18 @@ def test_within_a_quarter_of_what_real_steps_take(name, measured):
     assert abs(estimate["total"] / real - 1) < 0.25
 
 
-def estimate(flags: str = "", length: int = 64, **config) -> dict:
+def asked(flags: str = ""):
     import check
-    from transformers import LlamaConfig
 
     base = "--model_name_or_path x --dataset_name x --output_dir x --use_cpu --bf16 false"
-    args, training = check.read_arguments([*base.split(), "--activation_checkpointing", "false", *flags.split()])
-    return memory.ways(LlamaConfig(**TINY | config), args, training, length)
+    base += "" if "--activation_checkpointing" in flags else " --activation_checkpointing false"
+    return check.read_arguments([*base.split(), *flags.split()])
+
+
+def estimate(flags: str = "", **config) -> dict:
+    from transformers import LlamaConfig
+
+    return memory.ways(LlamaConfig(**TINY | config), *asked(flags), 32)
 
 
 TINY = {
@@ -153,17 +158,19 @@ MORE_OR_LESS = [
 
 @pytest.mark.parametrize(("flags", "sign"), MORE_OR_LESS)
 def test_what_takes_more_or_less(flags, sign):
-    plain = estimate(length=256, vocab_size=8192, num_hidden_layers=6)["ways"]["full"]["total"]
-    other = estimate(flags, length=256, vocab_size=8192, num_hidden_layers=6)["ways"]["full"]["total"]
-    assert (other - plain) * sign > 0
+    from transformers import LlamaConfig
+
+    def total(flags: str) -> int:
+        args, training = asked(flags)
+        config = LlamaConfig(**TINY | {"num_hidden_layers": 6})
+        return memory.step(config, args, training, training.per_device_train_batch_size, 256)["total"]
+
+    assert (total(flags) - total("")) * sign > 0
 
 
-def test_an_unknown_number_of_experts_is_said_not_guessed():
-    import check
+def test_an_architecture_that_needs_contents_is_said_not_guessed():
     from transformers import MixtralConfig
 
-    base = "--model_name_or_path x --dataset_name x --output_dir x --use_cpu --bf16 false"
-    args, training = check.read_arguments(base.split())
     config = MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=4)
-    found = memory.ways(config, args, training, 32)
-    assert "can't be run" in found["failed"] if "failed" in found else found["ways"]["full"]["total"] > 0
+    found = memory.ways(config, *asked(), 32)
+    assert "ways" not in found and found["failed"].startswith("MixtralConfig can't be run without contents: ")

@@ -103,8 +103,9 @@ def test_examples_are_the_rows_to_the_character(planted):
         text = "".join(token["text"] for token in example["tokens"])
         learned = "".join(token["text"] for token in example["tokens"] if token["trained"])
         question, answer = (turn["value"] for turn in PLANTED[example["row"]]["conversations"])
-        assert text.startswith("<s>") and f"USER: {question} ASSISTANT:" in text
-        assert learned.strip() == f"{answer}</s>" and example["tokens"][-1]["special"]
+        assert text == f"<s>USER: {question}\nASSISTANT: {answer}</s>\n"
+        assert learned.strip() == f"{answer}</s>"
+        assert [token["text"] for token in example["tokens"] if token["special"]] == ["<s>", "</s>"]
 
 
 def test_the_same_run_gives_the_same_report_and_page(planted, tiny_llama, tmp_path):

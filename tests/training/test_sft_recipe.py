@@ -102,7 +102,7 @@ def test_accelerate_launches_it_with_a_yaml(tiny_llama, rows, tmp_path):
     accelerate = Path(sys.executable).with_name("accelerate")
     command = [accelerate, "launch", "--config_file", "recipes/accelerate/cpu.yaml", "recipes/sft.py"]
     command += ["--config", "recipes/alpaca/sft_lora.yaml", "--model_name_or_path", tiny_llama()]
-    command += ["--model_revision", "null", "--dataset_name", rows, "--dataset_revision", "null", "--dtype", "float32"]
+    command += ["--dataset_name", rows, "--dataset_license", "cc-by-nc-4.0", "--dtype", "float32"]
     command += ["--use_cpu", "--bf16", "false", "--test_size", "2", "--max_steps", "1", "--output_dir", tmp_path / "o"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
@@ -111,7 +111,8 @@ def test_accelerate_launches_it_with_a_yaml(tiny_llama, rows, tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     assert (tmp_path / "o" / "merged" / "model.safetensors").is_file()
     front = yaml.safe_load((tmp_path / "o" / "final" / "README.md").read_text().split("---")[1])
-    assert front["license"] == "cc-by-nc-4.0"  # dataset_license of the YAML
+    assert front["license"] == "cc-by-nc-4.0"
+    assert "model_revision: '27d67f" in result.stderr  # the YAML's revision is not this model's
 
 
 REFUSED = [
