@@ -88,15 +88,11 @@ def step(config: PretrainedConfig, args: models.ModelArguments, training: SFTCon
         mixed = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
         cast = torch.autocast("cpu", dtype=mixed) if mixed else contextlib.nullcontext()
         with ledger:
-            # The phases are told apart by what runs: the head is TRL's, behind everything else.
-            handle = model.get_output_embeddings().register_forward_pre_hook(lambda *_: None)
-            backbone = _backbone(model).register_forward_hook(lambda *_: ledger.enter("loss"))
+            _backbone(model).register_forward_hook(lambda *_: ledger.enter("loss"))  # TRL's head comes behind it
             with cast:
                 loss = model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True).loss
             ledger.enter("backward")
             loss.backward()
-        handle.remove()
-        backbone.remove()
         peak, alive = ledger.at_peak([weight.grad for weight in trained])
         linear = _quantisable(model)
     optimizer = sum(map(_states(training), trained))

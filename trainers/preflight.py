@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import census, conversations, findings, labelling, memory, models
+from . import census, conversations, findings, labelling, models
+from . import memory as estimate
 from .labels import IGNORED
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ SHOWN = 1500  # tokens of an example row: enough to see its turns, few enough fo
 
 
 def report(
-    args: object, training: SFTConfig, *, examples: int = 8, world_size: int = 1, device_memory: int | None = None
+    args: object,
+    training: SFTConfig,
+    *,
+    examples: int = 8,
+    world_size: int = 1,
+    device_memory: int | None = None,
+    memory: bool = True,
 ) -> dict:
     """Everything there is to know about a run before it starts, as JSON types.
 
@@ -33,6 +40,7 @@ def report(
         examples (`int`, *optional*, defaults to 8): Rows shown token by token.
         world_size (`int`, *optional*, defaults to 1): Processes that share each batch.
         device_memory (`int`, *optional*): Bytes of one GPU, to be compared with the estimate.
+        memory (`bool`, *optional*, defaults to `True`): Estimate it, which takes most of the time with few rows.
 
     Returns:
         `dict`: `problems` (see [`findings.findings`]) and what they were found in, per topic.
@@ -51,10 +59,11 @@ def report(
     if args.dataset_test_split:
         more = conversations.load_rows(*place, args.dataset_test_split)
         more = conversations.conversations(more, args.dataset_format, template, tokenizer)
-        train, test = _used(labelled), _used(labelling.label_all(more, tokenizer, template, policy))
+        held = labelling.label_all(more, tokenizer, template, policy)
+        train, test, held = _used(labelled), _used(held), labelling.counts(held)
     else:
         more = rows
-        train, test = _used(labelled), None
+        train, test, held = _used(labelled), None, {}
         if args.test_size and len(train) > 1:
             train, test = conversations.hold_out(train, args.test_size, args.split_seed)
     found = {
@@ -64,6 +73,7 @@ def report(
         "columns": census.columns(raw, args.dataset_format),
         "roles": census.roles(raw, rows),
         "rows": labelling.counts(labelled) | {"train": len(train), "test": len(test or [])},
+        "test_rows": held,  # of a test split of its own
         "left_out": census.left_out(labelled),
         "lengths": census.lengths(np.asarray(labelled["tokens"][:]), policy.limit),
         "tokens": census.tokens(train),
@@ -75,9 +85,9 @@ def report(
         "positions": getattr(config.get_text_config(), "max_position_embeddings", None),
         "memory": {},
     }
-    if len(train):
+    if len(train) and memory:
         longest = int(np.max(train["length"][:]))
-        found["memory"] = memory.ways(config, args, training, longest, vocabulary=len(tokenizer))
+        found["memory"] = estimate.ways(config, args, training, longest, vocabulary=len(tokenizer))
         found["memory"]["device"] = device_memory
     found["problems"] = findings.findings(found)
     found["examples"] = shown(train, tokenizer, examples)
@@ -180,11 +190,9 @@ def _used(labelled: datasets.Dataset) -> datasets.Dataset:
 def short(found: dict) -> str:
     """A report in a dozen lines, for a terminal and the model card."""
     rows, length, steps = found["rows"], found["lengths"], found["steps"]
-    others = {name: count for name, count in rows.items() if name not in ("rows_in", "rows_out", "train", "test")}
-    lines = [
-        f"rows: {rows['rows_in']:,} in, {rows['rows_out']:,} used ({_listed(others)}); "
-        f"{rows['train']:,} to train on, {rows['test']:,} held out"
-    ]
+    lines = [f"rows: {_in_and_used(rows)}; {rows['train']:,} to train on, {rows['test']:,} held out"]
+    if found["test_rows"]:
+        lines.append(f"test rows: {_in_and_used(found['test_rows'])}")
     if length["rows"]:
         lines.append(
             f"tokens per row: p50 {length['p50']:,}, p90 {length['p90']:,}, p99 {length['p99']:,}, "
@@ -210,6 +218,11 @@ def short(found: dict) -> str:
         lines.append(f"memory, {name}{chosen}: {way['total'] / 2**30:.2f} GiB")
     lines += [f"{entry['severity']}: {entry['what']} {entry['fix']}" for entry in found.get("problems", [])]
     return "\n".join(lines)
+
+
+def _in_and_used(rows: dict) -> str:
+    others = {name: count for name, count in rows.items() if name not in ("rows_in", "rows_out", "train", "test")}
+    return f"{rows['rows_in']:,} in, {rows['rows_out']:,} used ({_listed(others)})"
 
 
 def _listed(counts: dict) -> str:

@@ -143,11 +143,24 @@ def test_a_device_that_is_too_small(tiny_llama, tmp_path):
 
 def test_parts_of_one_conversation_on_both_sides_are_an_error(tiny_llama, tmp_path):
     long = {"conversations": [turn for word in WORDS for turn in said(f"Say {word}.", f"{word}!")["conversations"]]}
-    data = write(tmp_path / "rows.jsonl", [long] * 1 + CLEAN[:3])
-    found = report(tiny_llama(), data, *"--max_length 70 --overlength split --test_size 2".split())
+    data = write(tmp_path / "rows.jsonl", [long, *CLEAN[:3]])
+    found = report(tiny_llama(), data, *"--max_length 70 --overlength split --test_size 4".split())
     assert found["rows"]["parts"] > 2 and found["rows"]["split"] == 1
-    if found["twins"]["parts"]:
-        assert ("error", "test rows") in problems(found)
+    assert found["twins"]["parts"] == 1 and ("error", "test rows") in problems(found)
+
+
+def test_rows_of_a_test_split_are_counted_too(tiny_llama, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "train.jsonl", CLEAN)
+    write(folder / "test.jsonl", [*CLEAN[:1], said("New?", "New."), PLANTED[14]])
+    found = report(
+        tiny_llama(), folder, *"--dataset_test_split test --max_length 100 --overlength drop".split(), memory=False
+    )
+    assert found["test_rows"] == {"rows_in": 3, "rows_out": 2, "too_long": 1, "whole": 2}
+    assert found["twins"]["exact"] == {"duplicates": 0, "overlap": 1, "rows": [0]}
+    assert "test rows: 3 in, 2 used (too_long 1, whole 2)" in found["short"]
+    assert "memory" not in found["short"]
 
 
 def test_a_template_that_prints_bos_twice_is_found(tiny_llama, tmp_path):
