@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= auto
 
-.PHONY: env quickstart test lint format bench clean
+.PHONY: env browser quickstart test lint format bench clean
 
 env: .venv/installed
 
@@ -19,8 +19,15 @@ env: .venv/installed
 quickstart: env
 	$(BIN)/python recipes/quickstart/quickstart.py
 
-test: env
+test: env browser
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# The pages are tested in a real Chromium: installed where we may; elsewhere those tests skip with the reason.
+browser:
+	@command -v chromium chromium-browser google-chrome > /dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null; \
+	} || echo "no Chromium here and no right to install it: the tests of pages will be skipped"
 
 lint: env
 	$(BIN)/ruff check .

@@ -23,7 +23,6 @@ from trainers import config, page, preflight
 
 @dataclass(kw_only=True)
 class CheckArguments(SftArguments):
-    special_tokens: str = "reject"  # typed in a message: reject, escape (as ordinary text) or allow
     page: str | None = None  # where the HTML page goes
     json: str | None = None  # where the whole report goes
     examples: int = 8  # rows shown token by token

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import arguments
 from transformers import set_seed
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from instruct_builders import publish
-from trainers import config, conversations, models, release
+from trainers import callbacks, config, conversations, models, preflight, release
+from trainers.sft import InstructTrainer
 
 OF_DATASET = {"belongs_to": "dataset_name"}
 
@@ -34,7 +35,10 @@ class SftArguments(models.ModelArguments):
     test_size: float | int | None = field(default=None, metadata=OF_DATASET)  # a share or number of rows, held out
     split_seed: int = 0
     train_on_prompts: bool = False
-    overlength: str = "error"
+    overlength: str = "error"  # or drop, truncate_turns, split, truncate_tokens
+    special_tokens: str = "reject"  # typed in a message: reject the row, escape them into ordinary text, or allow
+    allow_changed: bool = False  # resume although data, batch, seed, versions or the like differ; each is logged
+    sample_prompts: int = 0  # held-out rows whose prompts are answered after each evaluation
     merge: bool = False
     hub_merged_model_id: str | None = None
 
@@ -50,23 +54,26 @@ def main(argv: list[str] | None = None) -> None:
 
     tokenizer, template, added = models.load_tokenizer(args)
     with training.main_process_first(desc="labels"):
-        train, test, data, counts = conversations.prepare(args, tokenizer, template, training.max_length)
+        train, test, data, _ = conversations.prepare(args, tokenizer, template, training.max_length)
     model, revision = models.load_model(args, tokenizer, training.use_cpu)
-    trainer = SFTTrainer(
+    trainer = InstructTrainer(
         model=model,
         args=training,
         train_dataset=train,
         eval_dataset=test,
         processing_class=tokenizer,
         peft_config=models.lora_config(args, added, revision),
+        allow_changed=args.allow_changed,
     )
+    if test and args.sample_prompts:
+        prompts = callbacks.first_prompts(test, tokenizer, args.sample_prompts)
+        trainer.add_callback(callbacks.SampleGenerations(tokenizer, prompts))
 
     trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     first = trainer.is_world_process_zero()
     if first:
-        print("rows: " + ", ".join(f"{key} {value:,}" for key, value in counts.items()))
-        print(f"{counts['trained_tokens'] / counts['tokens']:.1%} of the tokens are trained on")
-        print(f"{trainable:,} parameters are trained")
+        found = preflight.report(args, training, examples=0, world_size=training.world_size, memory=False)["short"]
+        print(f"{found}\n{trainable:,} parameters are trained")
     loss = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint).training_loss
     loss = {"train": loss} | ({"held out": trainer.evaluate()["eval_loss"]} if test else {})
     final, merged = Path(training.output_dir, "final"), Path(training.output_dir, "merged")
@@ -74,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     if not first:
         return
     print("mean loss: " + ", ".join(f"{key} {value:.4f}" for key, value in loss.items()))
-    facts = release.facts(args, training, revision, data, counts, loss)
+    facts = release.facts(args, training, revision, data, found, loss)
     release.write_model_card(final, facts, adapter=args.use_peft, repo_id=training.hub_model_id)
     print(f"saved {final}")
     if args.merge:

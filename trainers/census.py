@@ -60,7 +60,7 @@ def left_out(labelled: datasets.Dataset) -> dict[str, list[dict]]:
     outcomes = np.asarray(labelled["outcome"][:])
     found = {}
     for reason in sorted(set(outcomes.tolist()) - {"whole"}):
-        some = labelled.select_columns(["row", "detail", "tokens"]).select(
+        some = labelled.select_columns(["row", "detail", "tokens", "length"]).select(
             np.flatnonzero(outcomes == reason)[:DETAILS]
         )
         found[reason] = [dict(entry) for entry in some]
@@ -114,7 +114,7 @@ def stops(train: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> dict:
 
     Blank text behind it does no harm. A row that was cut at a token is not held to it, and counted apart.
     """
-    found = {"token": tokenizer.eos_token, "answers": 0, "without": 0, "rows_without": [], "rows_cut": 0}
+    found = {"token": tokenizer.eos_token, "answers": 0, "without": 0, "rows_without": [], "cut": 0, "rows_cut": 0}
     if not len(train):
         return found
     ids, labels, row = _flat(train)
@@ -131,7 +131,8 @@ def stops(train: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> dict:
     cut = np.asarray([outcome == "tokens_cut" for outcome in train["outcome"][:]])
     source = np.asarray(train["row"][:])
     lacks = np.unique(row[missing])
-    found |= {"answers": len(ends), "without": int((~cut[row[missing]]).sum()), "rows_cut": int(cut.sum())}
+    without = int((~cut[row[missing]]).sum())
+    found |= {"answers": len(ends), "without": without, "cut": len(missing) - without, "rows_cut": int(cut.sum())}
     return found | {"rows_without": source[lacks[~cut[lacks]]][:DETAILS].tolist()}
 
 
@@ -143,17 +144,17 @@ def specials(rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> dict
 
 def twins(rows: datasets.Dataset, train: datasets.Dataset, more: datasets.Dataset, test) -> dict:
     """Conversations that are there twice, and test rows that are trained on: exact, and but for case and blanks."""
-    found = {}
     same = rows is more
+    used = set(train["row"][:]) if len(train) else set()
+    held = list(dict.fromkeys(test["row"][:])) if test is not None else []
+    parts = used & set(held) if same else set()  # rows split by length, with a part on either side
+    found: dict = {"parts": len(parts)}
     for kind, key in (("exact", _said), ("normalised", _normalised)):
         keys = [key(row) for row in rows]
         theirs = keys if same else [key(row) for row in more]
-        used = [keys[place] for place in train["row"][:]] if len(train) else []
-        seen, places = set(used), train["row"][:] if same and len(train) else []
-        held = dict.fromkeys(test["row"][:]) if test is not None else {}
+        seen = {keys[place] for place in used - parts}
         overlap = [place for place in held if theirs[place] in seen]
         found[kind] = {"duplicates": len(keys) - len(set(keys)), "overlap": len(overlap), "rows": overlap[:DETAILS]}
-        found["parts"] = len(held.keys() & set(places))  # rows split by length, with a part on either side
     return found
 
 

@@ -34,8 +34,8 @@ NOT_OURS = {
 def check(args: object, training: SFTConfig) -> bool:
     """Refuses what can't be done, and sets what follows from the rest.
 
-    `training.assistant_only_loss` becomes the opposite of `args.train_on_prompts`, and `training.push_to_hub` becomes
-    false: the trainer would push every save, pickles and all. The recipe pushes the final directories instead.
+    `training.assistant_only_loss` becomes false: which tokens count is in the rows' labels. `training.push_to_hub`
+    becomes false: the trainer would push every save, pickles and all. The recipe pushes the final directories instead.
 
     Args:
         args (`SftArguments`): The recipe's arguments.
@@ -63,7 +63,7 @@ def check(args: object, training: SFTConfig) -> bool:
             f"hub_model_id: an adapter whose base is the local folder {args.model_name_or_path!r} could be loaded by "
             "nobody else. Push the base first and train from there, or push the merged model (hub_merged_model_id)."
         )
-    training.assistant_only_loss = not args.train_on_prompts
+    training.assistant_only_loss = False  # rows come with labels; TRL would look for messages to mask
     push, training.push_to_hub = training.push_to_hub, False
     return push
 

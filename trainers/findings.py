@@ -99,7 +99,7 @@ def _data(found: dict):
         fix = "Remove duplicates with recipes/build.py (exact_duplicates) before the split."
         yield "error" if share >= SHARE else "warning", "test rows", what, fix
     if found["twins"]["parts"]:
-        what = f"{found['twins']['parts']:,} conversations have parts both in training and among the test rows."
+        what = f"Conversations with parts both in training and among the test rows: {found['twins']['parts']:,}."
         yield "error", "test rows", what, "Split with recipes/build.py (test_size) and set dataset_test_split."
     if found["columns"]["unread"]:
         names = ", ".join(found["columns"]["unread"])

@@ -75,7 +75,7 @@ def report(
         "rows": labelling.counts(labelled) | {"train": len(train), "test": len(test or [])},
         "test_rows": held,  # of a test split of its own
         "left_out": census.left_out(labelled),
-        "lengths": census.lengths(np.asarray(labelled["tokens"][:]), policy.limit),
+        "lengths": census.lengths(_whole(labelled), policy.limit),
         "tokens": census.tokens(train),
         "bos": census.bos(train, tokenizer),
         "stop": census.stops(train, tokenizer),
@@ -183,6 +183,12 @@ def pieces(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase
     return found
 
 
+def _whole(labelled: datasets.Dataset) -> np.ndarray:
+    """Tokens of each conversation before it was cut or split."""
+    _, first = np.unique(np.asarray(labelled["row"][:]), return_index=True)
+    return np.asarray(labelled["tokens"][:])[first]
+
+
 def _used(labelled: datasets.Dataset) -> datasets.Dataset:
     return labelled.select(np.flatnonzero(np.isin(np.asarray(labelled["outcome"][:]), labelling.USED)))
 
@@ -201,7 +207,7 @@ def short(found: dict) -> str:
     lines.append(f"trained on: {found['tokens']['trained']:,} of {found['tokens']['total']:,} tokens "
                  f"({found['tokens']['share']:.1%})")  # fmt: skip
     stop = found["stop"]
-    lines.append(f"end of turn {stop['token']!r}: learned in {stop['answers'] - stop['without'] - stop['rows_cut']:,} "
+    lines.append(f"end of turn {stop['token']!r}: learned in {stop['answers'] - stop['without'] - stop['cut']:,} "
                  f"of {stop['answers']:,} answers")  # fmt: skip
     per = ", ".join(f"{count:,} rows with {number}" for number, count in found["bos"]["rows"].items())
     lines.append(f"BOS {found['bos']['token']!r}: {per or 'not counted'}")

@@ -11,6 +11,7 @@ import jinja2
 import yaml
 
 from instruct_builders import licenses
+from instruct_builders.cards import fenced
 from instruct_builders.errors import BuildError, SourceError
 
 from . import templates
@@ -132,7 +133,7 @@ def save(trainer: Trainer, directory: str | Path) -> None:
         (Path(directory) / "training_args.bin").unlink(missing_ok=True)  # a pickle that tells paths and settings
 
 
-def facts(args, training, base_revision: str | None, data: dict, counts: dict, loss: dict) -> dict:
+def facts(args, training, base_revision: str | None, data: dict, preflight: str, loss: dict) -> dict:
     """What the card tells about a run.
 
     Args:
@@ -140,7 +141,7 @@ def facts(args, training, base_revision: str | None, data: dict, counts: dict, l
         training (`SFTConfig`): The trainer's arguments.
         base_revision (`str`, *optional*): Commit of the base.
         data (`dict`): From [`trainers.conversations.describe`].
-        counts (`dict`): From [`trainers.conversations.count`] and [`trainers.conversations.label`].
+        preflight (`str`): From [`trainers.preflight.short`].
         loss (`dict`): Mean loss by what it was measured on.
     """
     settings = {}
@@ -157,7 +158,7 @@ def facts(args, training, base_revision: str | None, data: dict, counts: dict, l
         if args.chat_template in templates.NAMES
         else Path(args.chat_template).name,
         "data": [data],
-        "counts": counts,
+        "preflight": fenced(preflight, "text", limit=10_000),
         "loss": loss,
         "settings": settings,
     }

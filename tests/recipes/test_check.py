@@ -82,7 +82,7 @@ STOPPED = [
     ("--overlength cut", "truncate_turns"),
     ("--load_in_4bit", "use_peft: true"),
     ("--dataset_train_split nowhere", "nowhere"),
-    ("--test_size 50", "leaves one side empty"),
+    ("--test_size 50", "both need one"),
     ("--device_memory_gb 0.001", "the device has 0.0 GiB"),
     ("--model_name_or_path {tmp}/nothing", "nothing"),
 ]

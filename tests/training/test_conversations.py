@@ -5,8 +5,8 @@ from __future__ import annotations
 import datasets
 import pytest
 
-from instruct_builders.errors import ConfigError, RowError, SourceError, TemplateError
-from trainers import conversations, templates
+from instruct_builders.errors import ConfigError, RowError, SourceError
+from trainers import conversations, labelling, supervision, templates
 
 ALPACA = [
     {"instruction": "Name a colour.", "input": "of the sky", "output": "Blue."},
@@ -23,11 +23,16 @@ def tokenizer(tiny_tokenizer):
 def labelled(tokenizer, name, rows=ALPACA, **options):
     template = templates.load(name, tokenizer)
     talk = conversations.conversations(datasets.Dataset.from_list(rows), "auto", template, tokenizer)
-    return conversations.label(talk, tokenizer, template, **options)
+    return label(talk, tokenizer, template, **options)
+
+
+def label(rows, tokenizer, template, **options):
+    policy = labelling.Policy(**options)
+    return labelling.settle(labelling.label_all(rows, tokenizer, template, policy), policy)
 
 
 def supervised_text(tokenizer, row) -> str:
-    return tokenizer.decode([token for token in row["labels"] if token != conversations.IGNORED])
+    return tokenizer.decode([token for token in row["labels"] if token != supervision.IGNORED])
 
 
 @pytest.mark.parametrize("name", ["alpaca", "vicuna"])
@@ -40,7 +45,7 @@ def test_the_input_is_printed_where_the_template_wants_it(tokenizer, name):
     else:
         assert "USER: Name a colour.\n\nof the sky ASSISTANT: Blue.</s>" in printed
     assert [supervised_text(tokenizer, row).strip() for row in rows] == [row["output"] + "</s>" for row in ALPACA]
-    assert cut == {"truncated": 0, "dropped": 0}
+    assert cut == {"rows_in": 3, "rows_out": 3, "whole": 3}
     assert conversations.count(rows)["trained_tokens"] == sum(row["trained"] for row in rows)
 
 
@@ -50,7 +55,7 @@ def test_labels_are_those_that_trl_makes_of_the_same_rows(tokenizer, tiny_llama,
 
     template = templates.load(name, tokenizer)
     talk = conversations.conversations(datasets.Dataset.from_list(ALPACA), "auto", template, tokenizer)
-    ours, _ = conversations.label(talk, tokenizer, template)
+    ours, _ = label(talk, tokenizer, template)
     config = SFTConfig(
         output_dir=str(tmp_path), use_cpu=True, bf16=False, activation_checkpointing=False, assistant_only_loss=True
     )
@@ -64,44 +69,43 @@ def test_labels_are_those_that_trl_makes_of_the_same_rows(tokenizer, tiny_llama,
 
 def test_rows_that_are_too_long_are_an_error_cut_or_dropped_with_a_count(tokenizer):
     with pytest.raises(ConfigError, match=r"1 of 3 rows are longer than max_length 30 \(the longest, row 1, has"):
-        labelled(tokenizer, "vicuna_short", max_length=30)
-    rows, cut = labelled(tokenizer, "vicuna_short", max_length=30, overlength="truncate")
-    assert cut == {"truncated": 1, "dropped": 0} and max(map(len, rows["input_ids"])) == 30
-    rows, cut = labelled(tokenizer, "vicuna_short", max_length=30, overlength="drop")
-    assert cut == {"truncated": 0, "dropped": 1} and len(rows) == 2
+        labelled(tokenizer, "vicuna_short", limit=30)
+    rows, cut = labelled(tokenizer, "vicuna_short", limit=30, overlength="truncate_tokens")
+    assert cut == {"rows_in": 3, "rows_out": 3, "tokens_cut": 1, "whole": 2} and max(map(len, rows["input_ids"])) == 30
+    rows, cut = labelled(tokenizer, "vicuna_short", limit=30, overlength="drop")
+    assert cut == {"rows_in": 3, "rows_out": 2, "too_long": 1, "whole": 2} and len(rows) == 2
     # 14 tokens hold the prompt of row 1 and three tokens of its answer, but no token of row 0's answer
-    rows, cut = labelled(tokenizer, "vicuna_short", max_length=14, overlength="truncate")
-    assert len(rows) + cut["dropped"] == 3 and cut["dropped"] > 0
+    rows, cut = labelled(tokenizer, "vicuna_short", limit=14, overlength="truncate_tokens")
+    assert len(rows) + cut["too_long"] == 3 and cut["too_long"] > 0
     assert conversations.count(rows)["trained_tokens"] == sum(row["trained"] for row in rows) > 0
-    with pytest.raises(ConfigError, match="all 3 rows"):
-        labelled(tokenizer, "vicuna_short", max_length=2, overlength="truncate")
+    with pytest.raises(ConfigError, match="no row is left"):
+        labelled(tokenizer, "vicuna_short", limit=2, overlength="truncate_tokens")
 
 
 def test_a_row_without_an_answer_is_named(tokenizer):
     rows = [{"messages": [{"role": "user", "content": "Hi"}]}]
     template = templates.load("vicuna", tokenizer)
     with pytest.raises(RowError, match="row 0, field 'messages': no token to train on"):
-        conversations.label(datasets.Dataset.from_list(rows), tokenizer, template)
+        label(datasets.Dataset.from_list(rows), tokenizer, template)
 
 
 def test_a_row_that_the_template_refuses_is_named(tokenizer):
     rows = [{"messages": [{"role": "assistant", "content": "Hi"}]}]
     template = templates.load("vicuna", tokenizer)
     with pytest.raises(RowError, match=r"row 0, field 'messages': .*alternation"):
-        conversations.label(datasets.Dataset.from_list(rows), tokenizer, template)
+        label(datasets.Dataset.from_list(rows), tokenizer, template)
 
 
-def test_train_false_needs_a_template_that_heeds_it(tokenizer):
+def test_train_false_is_heeded_with_any_template(tokenizer):
     turns = [{"role": "user", "content": "Hi", "train": None}, {"role": "assistant", "content": "Ho", "train": False}]
     rows = datasets.Dataset.from_list([{"messages": turns * 2}])
     deaf = (
         "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content + eos_token }}"
         "{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
     )
-    with pytest.raises(TemplateError, match="`train: false`"):
-        conversations.label(rows, tokenizer, deaf)
-    with pytest.raises(RowError, match="no token to train on"):
-        conversations.label(rows, tokenizer, templates.load("vicuna", tokenizer))
+    for template in (deaf, templates.load("vicuna", tokenizer)):
+        with pytest.raises(RowError, match="no token to train on"):
+            label(rows, tokenizer, template)
 
 
 def test_train_on_prompts_supervises_every_token(tokenizer):

@@ -141,12 +141,13 @@ def test_a_device_that_is_too_small(tiny_llama, tmp_path):
     assert ("error", "memory") not in problems(report(tiny_llama(), data, device_memory=2**36))
 
 
-def test_parts_of_one_conversation_on_both_sides_are_an_error(tiny_llama, tmp_path):
+def test_parts_of_one_conversation_stay_on_one_side(tiny_llama, tmp_path):
     long = {"conversations": [turn for word in WORDS for turn in said(f"Say {word}.", f"{word}!")["conversations"]]}
     data = write(tmp_path / "rows.jsonl", [long, *CLEAN[:3]])
-    found = report(tiny_llama(), data, *"--max_length 70 --overlength split --test_size 4".split())
+    found = report(tiny_llama(), data, *"--max_length 70 --overlength split --test_size 2".split())
     assert found["rows"]["parts"] > 2 and found["rows"]["split"] == 1
-    assert found["twins"]["parts"] == 1 and ("error", "test rows") in problems(found)
+    assert (found["lengths"]["rows"], found["lengths"]["over"]) == (4, 1)  # a split conversation is one
+    assert found["twins"]["parts"] == 0 and ("error", "test rows") not in problems(found)
 
 
 def test_rows_of_a_test_split_are_counted_too(tiny_llama, tmp_path):

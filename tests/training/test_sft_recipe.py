@@ -71,7 +71,8 @@ def test_every_way_trains_saves_and_merges(way, tiny_llama, rows, tmp_path, caps
     base = tiny_llama()
     out = run(base, rows, tmp_path / "run", "--test_size", "2", *WAYS[way].split())
     said = capsys.readouterr().out
-    assert re.search(r"rows: rows 10, tokens [\d,]+, trained_tokens [\d,]+, held_out 2, truncated 0, dropped 0", said)
+    assert "rows: 12 in, 12 used (whole 12); 10 to train on, 2 held out" in said
+    assert re.search(r"end of turn '.+': learned in 10 of 10 answers", said)
     assert re.search(r"mean loss: train \d\.\d+, held out \d\.\d+", said)
     final = out / "final"
     assert not list(out.rglob("*.bin")) and not list(final.glob("*.pt"))
@@ -128,9 +129,9 @@ REFUSED = [
     ("--push_to_hub", ConfigError, "needs hub_model_id"),
     ("--push_to_hub --hub_model_id me/x --use_peft", ConfigError, "local folder"),
     ("--test_size 2 --dataset_test_split test --chat_template alpaca", ConfigError, "Choose one"),
-    ("--test_size 12 --chat_template alpaca", ConfigError, "leaves one side empty"),
+    ("--test_size 12 --chat_template alpaca", ConfigError, "both need one"),
     ("--max_length 10 --chat_template alpaca", ConfigError, "12 of 12 rows are longer than max_length 10"),
-    ("--overlength cut --chat_template alpaca", ConfigError, "error, truncate, drop"),
+    ("--overlength cut --chat_template alpaca", ConfigError, "error, drop, truncate_turns"),
     ("--dtype int4 --chat_template alpaca", ConfigError, "auto, bfloat16"),
     ("--dataset_train_split validation --chat_template alpaca", SourceError, "validation"),
 ]
@@ -184,7 +185,7 @@ def test_adapter_and_merged_model_go_to_the_hub_and_come_back(hub, tiny_llama, r
         assert api.model_info(repo_id).private
         card = Path(api.hf_hub_download(repo_id, "README.md")).read_text(encoding="utf-8")
         front = yaml.safe_load(card.split("---")[1])
-        assert (front["base_model"], front["license"]) == ("me/base", "cc-by-nc-4.0")
+        assert (front["base_model"], front["license"]) == ("me/base", "cc-by-nc-sa-4.0")
         assert sha in card and f'name = "{repo_id}"' in card
     assert PeftConfig.from_pretrained("me/adapter").revision == sha
     tokenizer = AutoTokenizer.from_pretrained("me/merged")
