@@ -256,7 +256,8 @@ def score_labelled_only(model: PreTrainedModel) -> None:
             return fused(*args, fused_lm_head=fused_lm_head, **given, **kwargs)
         kwargs.pop("num_items_in_batch", None)
         # The hook leaves all that comes after the head (scaling, soft caps) to the model.
-        hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, :-1][mask],))
+        # TRL casts what is trained under a quantised base to bfloat16, a head with new tokens too.
+        hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, :-1][mask].to(head.weight.dtype),))
         try:
             out = fused(*args, **(kwargs | {"use_cache": False}))
         finally:

@@ -58,6 +58,7 @@ WAYS = {
     "rslora": "--chat_template alpaca_short --use_peft --use_rslora --merge",
     "new_tokens": "--chat_template chatml --use_peft --merge",
     "int8": "--chat_template alpaca --use_peft --load_in_8bit --merge",
+    "nf4_new_tokens": "--chat_template chatml --use_peft --load_in_4bit --merge",  # the head is trained, in bfloat16
     "nf4": "--chat_template alpaca --use_peft --load_in_4bit --dtype bfloat16 --bf16 true --merge",
 }
 
@@ -77,7 +78,7 @@ def test_every_way_trains_saves_and_merges(way, tiny_llama, rows, tmp_path, caps
     final = out / "final"
     assert not list(out.rglob("*.bin")) and not list(final.glob("*.pt"))
     tokenizer = AutoTokenizer.from_pretrained(final)
-    assert tokenizer.eos_token == ("<|im_end|>" if way == "new_tokens" else "</s>")
+    assert tokenizer.eos_token == ("<|im_end|>" if way.endswith("new_tokens") else "</s>")
     assert tokenizer.pad_token == "<pad>"
     stop = json.loads((final / "generation_config.json").read_text())["eos_token_id"]
     assert tokenizer.eos_token_id in (stop if isinstance(stop, list) else [stop])

@@ -1,0 +1,214 @@
+"""Conversations to token ids and labels: TRL's SFTTrainer preparation, `trainers.supervision.prepare`, the tokenizer.
+
+    OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false python benchmarks/supervision_speed.py
+
+Real instruction rows (folder `INSTRUCT_SHARED_DATA`: Alpaca, chain of thought, T0) with the template chatml, three
+tokenizers trained here. Each round runs each way once, in turn, in one process with one thread, everything fresh: the
+tokenizer, its proofs and layouts, the dataset's cache. Measured are CPU-seconds. `tokenizer alone` is
+`encode_batch_fast` on the printed texts: no template, no labels, no table. All rows' ids and labels are compared first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import datasets
+import tokenizers
+import torch
+import transformers
+import trl
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import trainers as learners
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import SFTConfig, SFTTrainer
+
+from trainers import supervision, tables
+from trainers.fast_tokens import fastest
+
+RESULTS = Path(__file__).parent / "results" / "supervision_speed.json"
+TEMPLATE = (Path(supervision.__file__).parent / "chat_templates" / "chatml.jinja").read_text(encoding="utf-8")
+SPECIAL = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+VOCABULARY = 16_000
+
+
+def real_rows(folder: Path, number: int, seed: int) -> list[list[dict]]:
+    """Conversations of one question and one answer, all different, as many as there are of Alpaca first."""
+
+    def talk(question: str, answer: str) -> list[dict]:
+        return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+    rows, others = [], []
+    for row in json.loads((folder / "alpaca" / "alpaca_en_demo.json").read_text(encoding="utf-8")):
+        rows.append(talk("\n\n".join(filter(None, (row["instruction"], row["input"]))), row["output"]))
+    for file in sorted((folder / "flan" / "cot").glob("*.tsv")):
+        with file.open(encoding="utf-8", newline="") as lines:
+            for line in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
+                others.append(talk(line[0].replace("\\n", "\n"), f"{line[2]}\n{line[1]}".replace("\\n", "\n")))
+    for file in sorted((folder / "flan" / "t0").glob("*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            others.append(talk(row["prompt"], row["completion"]))
+    random.Random(seed).shuffle(others)
+    rows = [row for row in rows + others if all(message["content"].strip() for message in row)]
+    if len(rows) < number:
+        raise SystemExit(f"{folder} has {len(rows)} rows; --rows {number} is too many.")
+    random.Random(seed).shuffle(rows := rows[:number])
+    return rows
+
+
+def train_tokenizers(rows: list[list[dict]], folder: Path) -> dict[str, Path]:
+    """Byte-level BPE; the same behind a normaliser; Unigram with Metaspace, as SentencePiece makes them."""
+    texts = [message["content"] for row in rows[:4000] for message in row]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    bpe = {"vocab_size": VOCABULARY, "special_tokens": SPECIAL, "initial_alphabet": alphabet, "show_progress": False}
+    files = {}
+    for name in ("byte-level BPE", "byte-level BPE behind NFKC", "Unigram"):
+        if name == "Unigram":
+            made = Tokenizer(models.Unigram())
+            made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+            options = {"special_tokens": ["<unk>", *SPECIAL], "unk_token": "<unk>", "show_progress": False}
+            learner = learners.UnigramTrainer(vocab_size=VOCABULARY, **options)
+        else:
+            made = Tokenizer(models.BPE())
+            made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            made.decoder = decoders.ByteLevel()
+            learner = learners.BpeTrainer(**bpe)
+        if "NFKC" in name:
+            made.normalizer = normalizers.NFKC()
+        made.train_from_iterator(texts, learner)
+        files[name] = folder / f"{len(files)}.json"
+        made.save(str(files[name]))
+    return files
+
+
+def load(file: Path) -> PreTrainedTokenizerFast:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token="</s>", pad_token="<pad>")
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def theirs(rows: datasets.Dataset, tokenizer, folder: str) -> datasets.Dataset:
+    size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY + 8, **size))
+    config = SFTConfig(
+        output_dir=folder,
+        assistant_only_loss=True,
+        max_length=None,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        disable_tqdm=True,
+    )
+    return SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer).train_dataset
+
+
+def ours(rows: datasets.Dataset, tokenizer, folder: str) -> datasets.Dataset:
+    tables.tables.cache_clear()
+    supervision._layouts.cache_clear()
+    return supervision.prepare(rows, tokenizer)
+
+
+def alone(texts: list[str], tokenizer, folder: str) -> None:
+    for start in range(0, len(texts), 1000):
+        tokenizer.backend_tokenizer.encode_batch_fast(texts[start : start + 1000], add_special_tokens=False)
+
+
+def compare(stored: Path, file: Path, folder: str) -> dict:
+    """Rows whose ids or labels differ; stops at the first difference in ids, which no choice of labels explains."""
+    due, found = (way(datasets.load_from_disk(stored), load(file), folder) for way in (theirs, ours))
+    differ = 0
+    for start in range(0, len(due), 1000):
+        left, right = due[start : start + 1000], found[start : start + 1000]
+        if left["input_ids"] != right["input_ids"]:
+            raise SystemExit("the token ids differ from TRL's, so speeds can't be compared.")
+        differ += sum(a != b for a, b in zip(left["labels"], right["labels"], strict=True))
+    tokens = int(sum(map(len, found["input_ids"])))
+    return {"rows": len(found), "rows_with_other_labels": differ, "tokens": tokens}
+
+
+def machine() -> dict:
+    model = "unknown"
+    if Path("/proc/cpuinfo").exists():
+        lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        model = lines[0].split(":", 1)[1].strip() if lines else model
+    return {"cpu": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
+
+
+def measure(stored: Path, file: Path, folder: str, rounds: int) -> dict[str, list[float]]:
+    ways = {"TRL": theirs, "ours": ours, "tokenizer alone": alone}
+    rows, times = datasets.load_from_disk(stored), {name: [] for name in ways}
+    texts = [load(file).apply_chat_template(row, tokenize=False) for row in rows["messages"]]
+    for turn in range(rounds):
+        for name in [*list(ways)[turn % 3 :], *list(ways)[: turn % 3]]:
+            given, tokenizer = texts if name == "tokenizer alone" else datasets.load_from_disk(stored), load(file)
+            began = time.process_time()
+            ways[name](given, tokenizer, folder)
+            times[name].append(time.process_time() - began)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON goes")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    datasets.disable_caching()
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    rows = real_rows(Path(os.environ.get("INSTRUCT_SHARED_DATA", default)), options.rows, options.seed)
+    report: dict = {
+        "what": "rows per CPU-second from messages to input_ids and labels, one thread; template chatml",
+        "goals": "ours >= 10 x TRL for byte-level BPE, >= 2.5 x for other fast tokenizers; ids and labels equal",
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "versions": {
+            "python": platform.python_version(),
+            **{module.__name__: module.__version__ for module in (trl, transformers, datasets, tokenizers)},
+        },
+        "command": f"python benchmarks/supervision_speed.py --rows {options.rows} --rounds {options.rounds}",
+        "seed": options.seed,
+        "results": {},
+    }
+    print(f"{'tokenizer':<28}{'through':<12}{'way':<17}{'rows/CPU-s':>11}{'x TRL':>8}{'x alone':>9}  labels differ")
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / "rows"
+        datasets.Dataset.from_dict({"messages": rows}).save_to_disk(stored)
+        for name, file in train_tokenizers(rows, Path(folder)).items():
+            through = type(fastest(load(file))).__name__
+            same = compare(stored, file, folder)
+            times = measure(stored, file, folder, options.rounds)
+            lines = {}
+            for way, seconds in times.items():
+                trl_ratio, alone_ratio = (
+                    statistics.median(b / a for a, b in zip(seconds, times[other], strict=True))
+                    for other in ("TRL", "tokenizer alone")
+                )
+                lines[way] = {
+                    "rows_per_cpu_second": round(len(rows) / statistics.median(seconds)),
+                    "x_trl": round(trl_ratio, 2),
+                    "x_tokenizer_alone": round(alone_ratio, 2),
+                    "cpu_seconds": [round(value, 2) for value in seconds],
+                }
+                numbers = f"{lines[way]['rows_per_cpu_second']:>11,}{trl_ratio:>8.2f}{alone_ratio:>9.2f}"
+                print(f"{name:<28}{through:<12}{way:<17}{numbers}  {same['rows_with_other_labels']}", flush=True)
+            report["results"][name] = {"through": through, **same, "ways": lines}
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
