@@ -133,7 +133,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         self.files = sources.resolve(data_files, config=config_name, revision=revision, streaming=streaming)
         self.streaming = streaming
         self.source_format, self.read_schema = self._detect(kwargs.get("columns") or {})
-        self.fields = ingest.fields_in_use(self.files, self.source_format, streaming)
+        self.fields = ingest.fields_in_use(self.files, self.source_format, streaming, kwargs.get("columns") or {})
         super().__init__(
             cache_dir=cache_dir,
             dataset_name=self.NAME,
@@ -169,9 +169,15 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
                 raise SourceError(
                     f"{file.name}: the first row has the columns {', '.join(map(str, row)) or 'none'}: that is "
                     f"{found or 'no format known here'}, and {self.NAME} reads {' or '.join(self.SOURCE_FORMATS)}. "
-                    "Map other names with columns={'ours': 'theirs'}, or take another builder."
+                    "Map other names with columns={'ours': 'theirs'}, or take another builder. (Turns must be a list: "
+                    "CSV holds flat formats only.)"
                 )
             schema = formats.native_schema(found, row)
+            for name in set(columns) - set(schema.names):
+                raise ConfigError(
+                    f"columns: {name} is no column of {found}; there are {', '.join(schema.names)}."
+                    f"{did_you_mean(name, schema.names)}"
+                )
             return found, pa.schema([field.with_name(columns.get(field.name, field.name)) for field in schema])
         raise SourceError(f"{self.NAME}: no row at all in {', '.join(file.name for file in self.files)}.")
 
@@ -184,6 +190,9 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         if self.config.format == "record":
             return table
         unused = [ingest.ROW.name, *(name for name in ("context", "tools") if name not in self.fields)]
+        for name in unused[1:]:  # a key that is spelled with escapes hides from the search that found the fields
+            if table[name].null_count < len(table):
+                raise SourceError(f"{self.NAME}: {name} has values, but the sources' bytes do not name it as such.")
         table = table.drop_columns(unused)
         fields = [name for name in records.MESSAGE_FIELDS if name in self.fields]
         table = formats.from_record(table, self.config.format, message_fields=fields)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -18,7 +19,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from filelock import FileLock
 
 from . import cards, quarantine
-from .errors import BuildError, own_error
+from .errors import BuildError, ConfigError, own_error
 
 BUILD_FILE = "build.json"
 
@@ -55,15 +56,15 @@ def write(
     target = Path(os.path.abspath(output_dir))
     if not sum(len(split) for split in splits.values()):
         raise BuildError(f"{target}: no row is left to write. rejected.jsonl of the builder says why.")
-    check_writable(target.parent)
+    check_target(target, build["config_name"], max_shard_size, overwrite)
     try:
         with FileLock(target.with_name(f".{target.name}.lock")):
-            refuse_to_clobber(target, overwrite)
+            refuse_to_clobber(target, overwrite)  # again: somebody else may have held the lock
             staging = Path(f"{target}.incomplete")
             shutil.rmtree(staging, ignore_errors=True)  # of a build that was killed: we hold its lock
             _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, languages)
             _swap(staging, target)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(f"{target}.incomplete", ignore_errors=True)
         raise own_error(error, target) from error
     return target
@@ -79,14 +80,47 @@ def check_writable(folder: Path) -> None:
         raise BuildError(f"{folder} can't be written to: {error.strerror}. Give another folder.") from error
 
 
+def check_target(
+    output_dir: str | os.PathLike, config_name: str = "default", max_shard_size: str | int = "500MB", overwrite=False
+) -> None:
+    """What can be known to fail before anything is read; [`write`] asks it again.
+
+    Raises:
+        ConfigError: For a configuration's name that is no folder's, or a size that is none.
+        BuildError: For a directory that is taken or can't be written to.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", config_name) or config_name == "data":
+        raise ConfigError(
+            f"config_name={config_name!r}: letters, digits, '_', '-' and '.' are allowed, but not 'data'."
+        )
+    try:
+        size = convert_file_size_to_int(max_shard_size)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise ConfigError(f"max_shard_size={max_shard_size!r}: a size such as '500MB' is allowed.")
+    target = Path(os.path.abspath(output_dir))
+    check_writable(target.parent)
+    refuse_to_clobber(target, overwrite)
+
+
 def refuse_to_clobber(target: Path, overwrite: bool) -> None:
-    """Raises unless `target` is free, or an earlier build that may be replaced."""
+    """Raises unless `target` is free, or an earlier build, and nothing else, that may be replaced."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not target.is_dir() or not (target / BUILD_FILE).is_file():
         raise BuildError(f"{target} exists and was not built by this package: give another output_dir.")
     if not overwrite:
         raise BuildError(f"{target} holds an earlier build: pass overwrite to replace it, or give another output_dir.")
+    config = json.loads((target / BUILD_FILE).read_text(encoding="utf-8"))["config_name"]
+    own = {"README.md", BUILD_FILE, "rejected.jsonl"}
+    names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+    foreign = sorted(name for name in names - own if not re.fullmatch(rf"{re.escape(config)}/[^/]+\.parquet", name))
+    if foreign:
+        raise BuildError(
+            f"{target} holds files that the earlier build did not write ({', '.join(foreign[:5])}): overwrite would "
+            "delete them. Move them away, or give another output_dir."
+        )
 
 
 def _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, languages) -> None:

@@ -35,13 +35,15 @@ class ReadOptions(Protocol):
     control_tokens: str
 
 
-def fields_in_use(files: Iterable[sources.SourceFile], source_format: str, streaming: bool) -> set[str]:
+def fields_in_use(
+    files: Iterable[sources.SourceFile], source_format: str, streaming: bool, columns: dict[str, str]
+) -> set[str]:
     """Message fields and columns that the sources may fill: more than needed is harmless, less would be an error."""
     if source_format == "alpaca":
         return {"role", "content", "context"}
     if streaming:  # the bytes are not at hand
-        return {*records.MESSAGE_FIELDS, "tools"}
-    found = {"role", "content"}
+        return {*records.MESSAGE_FIELDS, "tools", "context"}
+    found = {"role", "content", *columns}
     for file in files:
         found |= {field for field, hints in FIELD_HINTS.items() if sources.mentions(file.path, hints)}
     return found

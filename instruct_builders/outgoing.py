@@ -103,6 +103,12 @@ def difference(files: dict[str, Path], remote: dict[str, str]) -> tuple[list[str
     return changed, [name for name in remote if name not in files and is_managed(name)]
 
 
+def other_folders(files: dict[str, Path], stale: list[str]) -> list[str]:
+    """The folders of files to be deleted in which nothing is published: configurations that are not ours."""
+    ours = {name.split("/")[0] for name in files if "/" in name}
+    return sorted({name.split("/")[0] for name in stale if "/" in name} - ours)
+
+
 def _same(path: Path, digest: str) -> bool:
     """Whether a local file has the content that the Hub names by `digest`."""
     if len(digest) == 64:

@@ -14,6 +14,9 @@ from . import __version__, formats, licenses, quarantine, transforms
 from .builder import InstructBuilder, code_digest
 from .errors import BuildError, ConfigError
 
+# What the builder was told and the account must repeat: it decides which rows there are.
+OPTIONS = ("columns", "strict", "max_bad_fraction", "max_chars", "max_row_bytes", "control_tokens")
+
 
 @dataclass(frozen=True)
 class Built:
@@ -40,6 +43,7 @@ def build(
     num_proc: int | None = None,
     config_name: str = "default",
     strict: bool = False,
+    format_options: dict | None = None,
 ) -> Built:
     """Runs a builder of records, the transforms, and the split, and converts to `format`.
 
@@ -53,10 +57,18 @@ def build(
         num_proc (`int`, *optional*): Worker processes for reading.
         config_name (`str`, *optional*, defaults to `"default"`): Name of the configuration in the result.
         strict (`bool`, *optional*, defaults to `False`): Whether a row rejected by a transform is an error.
+        format_options (`dict`, *optional*): Passed on to [`formats.convert`], such as `{"template": ...}` for `text`.
 
     Raises:
+        ConfigError: For an unknown format, transform or parameter; nothing has been read then.
         BuildError: If no row is left, or `strict` and a transform rejected rows.
     """
+    formats.check_format(format, "format")
+    transforms.check(steps)  # a misspelt last step must not cost the run of the first ones
+    if (num_proc is not None and num_proc < 1) or seed < 0:
+        raise ConfigError(
+            f"num_proc={num_proc}, seed={seed}: 1 or more processes, and a seed of 0 or more are allowed."
+        )
     builder.download_and_prepare(num_proc=num_proc)
     lines = builder.rejected
     read = builder.as_dataset()
@@ -77,6 +89,7 @@ def build(
         datasets.DatasetDict({name: datasets.Dataset(part) for name, part in splits.items() if len(part)}),
         "record",
         format,
+        **(format_options or {}),
     )
     account = {
         "builder": builder.NAME,
@@ -84,6 +97,7 @@ def build(
         "config_name": config_name,
         "license": license_of(splits.values()),
         "sources": sources_of(builder),
+        "options": {name: getattr(builder.config, name) for name in OPTIONS},
         "steps": counts,
         "seed": seed,
         "test_size": test_size,
@@ -106,11 +120,10 @@ def transformed(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table,
         The rows that are left, the counts per step (see [`transforms.apply`]), and the lines
         of `rejected.jsonl`, in the order of the steps.
     """
-    transforms.check(steps)  # a misspelt last step must not cost the run of the first ones
     counts, lines = [], []
-    for step in steps:
+    for step, (_, parameters) in zip(steps, transforms.check(steps), strict=True):
         table, (count,) = transforms.apply(table, [step])
-        counts.append(count)
+        counts.append({**count, "parameters": parameters})
         table, bad = quarantine.split_rejected(table)
         if not len(bad):
             continue

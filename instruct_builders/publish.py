@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import PublishError
-from .outgoing import difference, list_files, refuse_secrets
+from .outgoing import difference, list_files, other_folders, refuse_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ class _Target:
     branch: str
     max_attempts: int
     first_wait: float
+    replace: bool
 
 
 def publish(
@@ -77,6 +78,7 @@ def publish(
     max_attempts: int = 5,
     first_wait: float = 1.0,
     dry_run: bool = False,
+    replace: bool = False,
 ) -> PublishResult:
     """Publishes a built dataset or a released model: every file searched for credentials, one commit, then the tag.
 
@@ -95,6 +97,8 @@ def publish(
         first_wait (`float`, *optional*, defaults to 1.0): Seconds before the second attempt; doubled each time, plus
             chance, and never less than the Hub's `Retry-After`.
         dry_run (`bool`, *optional*, defaults to `False`): Search and list only, without any request to the Hub.
+        replace (`bool`, *optional*, defaults to `False`): Whether data of other configurations in the repository may
+            be deleted; the card of this directory would no longer name it.
 
     Returns:
         [`PublishResult`]: Where it is, and what was sent, left out and deleted.
@@ -115,12 +119,8 @@ def publish(
     url = f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
     if dry_run:
         return PublishResult(url, None, tag, list(files), left_out, private=private)
-    if token is None:
-        raise PublishError(
-            f"no token for {api.endpoint}, so {repo_id} can't be published: run `hf auth login`, or set the "
-            "environment variable HF_TOKEN to a token with write permission."
-        )
-    target = _Target(api, {"repo_id": repo_id, "repo_type": repo_type}, revision, max_attempts, first_wait)
+    _check_token(token, repo_id)
+    target = _Target(api, {"repo_id": repo_id, "repo_type": repo_type}, revision, max_attempts, first_wait, replace)
     message = commit_message or (f"Publish {tag}" if tag else "Publish")
 
     is_private, created = _retry(target, lambda: _open_repo(target, private), "nothing was published")
@@ -132,6 +132,26 @@ def publish(
         url = f"{url}/tree/{tag}"
     committed = commit not in known.values()
     return PublishResult(url, commit, tag, list(files), left_out, sorted(deleted), committed, created, is_private)
+
+
+def check_before(repo_id: str, repo_type: str = "dataset", tag: str | None = None) -> None:
+    """What can be known to fail before any work is done: a name that is none, or no token. Asks the Hub nothing.
+
+    Raises:
+        [`PublishError`]: As [`publish`] would, after hours of building or training.
+    """
+    from huggingface_hub import get_token
+
+    _check_arguments(repo_id, repo_type, tag, max_attempts=1)
+    _check_token(get_token(), repo_id)
+
+
+def _check_token(token: str | None, repo_id: str) -> None:
+    if token is None:
+        raise PublishError(
+            f"no token for the Hub, so {repo_id} can't be published: run `hf auth login`, or set the environment "
+            "variable HF_TOKEN to a token with write permission."
+        )
 
 
 def _check_arguments(repo_id: str, repo_type: str, tag: str | None, max_attempts: int) -> None:
@@ -192,6 +212,12 @@ def _commit(target: _Target, files: dict[str, Path], tag: str | None, message: s
     if head is None:
         raise PublishError(f"{target.repo['repo_id']} has no branch {target.branch!r}: make it, or publish to main.")
     changed, stale = difference(files, _remote_files(target, tagged or head))
+    foreign = other_folders(files, stale)
+    if foreign and not target.replace:
+        raise PublishError(
+            f"{target.repo['repo_id']} holds data in {', '.join(foreign)}, which this directory lacks, and publishing "
+            "it would delete that: give another repo_id, or replace=True (replace: true in a recipe)."
+        )
     if tagged and (changed or stale):
         delete = "hf repos tag delete {repo_id} {tag} --type {repo_type}".format(tag=tag, **target.repo)
         raise PublishError(

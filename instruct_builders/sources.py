@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec
+import httpx2  # huggingface_hub's own transport: the errors of a network that is not there
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from . import licenses
 from .errors import ConfigError, SourceError
 
 BUNDLED = Path(__file__).parent / "data"
@@ -75,6 +77,9 @@ def resolve(
         )
     if isinstance(data_files, Mapping):
         wanted = [(str(split), entry) for split, entries in data_files.items() for entry in _as_list(entries)]
+        for split in data_files:
+            if not re.fullmatch(r"\w+(\.\w+)*", str(split)):
+                raise ConfigError(f"data_files: {split!r} can't name a split: letters, digits and '_' are allowed.")
     else:
         wanted = [(None, entry) for entry in _as_list(data_files)]
     if not wanted:
@@ -82,18 +87,21 @@ def resolve(
     files = [file for split, entry in wanted for file in _resolve_one(entry, split, config, revision, streaming)]
     seen: set[tuple[str, str]] = set()
     for file in files:
-        if (file.split, file.path) in seen:
+        place = (file.split, file.path if "://" in file.path else os.path.realpath(file.path))
+        if place in seen:
             raise ConfigError(
                 f"data_files names {file.name} twice in split {file.split!r}: its rows would be doubled."
             )
-        seen.add((file.split, file.path))
+        seen.add(place)
     return files
 
 
 def _as_list(entries: object) -> list[str]:
-    items = [entries] if isinstance(entries, (str, os.PathLike)) else list(entries)
+    items = [entries] if isinstance(entries, (str, os.PathLike)) else entries
+    if not isinstance(items, Sequence):
+        raise ConfigError(f"data_files: {items!r} is {type(items).__name__}; a path, a Hub id or a list is allowed.")
     for item in items:
-        if not isinstance(item, (str, os.PathLike)):
+        if not isinstance(item, (str, os.PathLike)) or not os.fspath(item):
             raise ConfigError(f"data_files: {item!r} is {type(item).__name__}, but a path or a Hub id is allowed.")
     return [os.fspath(item) for item in items]
 
@@ -215,8 +223,15 @@ def _hub(entry: str, split: str | None, config: str | None, revision: str | None
             f"data_files: {entry!r} is no file or folder here, and no Hub dataset that can be seen "
             "(a private one needs HF_TOKEN or `hf auth login`)."
         ) from error
-    except (huggingface_hub.errors.HfHubHTTPError, OSError) as error:
+    except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError) as error:
         raise SourceError(f"data_files: the Hub could not be asked for {repo}: {error}") from error
+    except (httpx2.HTTPError, OSError) as error:
+        raise SourceError(
+            f"data_files: {entry!r} is no file or folder here, and the Hub can't be reached to look for a dataset of "
+            f"that name ({error})."
+        ) from error
+    if glob.has_magic(inside):
+        raise ConfigError(f"data_files: {entry}: globs are for local files; name the repository or one of its files.")
     origin = f"{repo}@{info.sha}"
     prefix = f"hf://datasets/{origin}/"
     if inside:
@@ -224,7 +239,8 @@ def _hub(entry: str, split: str | None, config: str | None, revision: str | None
     else:
         urls = [(split or own, url) for own, url, _ in _described(repo, config, info.sha)]
     license_id = info.card_data.get("license") if info.card_data else None
-    license_id = license_id[0] if isinstance(license_id, list) and len(license_id) == 1 else license_id
+    if isinstance(license_id, list):  # the card of a mixture can name several
+        license_id = licenses.strictest(license_id)
     files = []
     for own_split, url in urls:
         inside = url.removeprefix(prefix)
@@ -232,7 +248,18 @@ def _hub(entry: str, split: str | None, config: str | None, revision: str | None
             raise SourceError(f"data_files: {origin}/{inside} has none of the endings {_endings()}.")
         path = url
         if not streaming:
-            path = huggingface_hub.hf_hub_download(repo, inside, repo_type="dataset", revision=info.sha)
+            path = _download(repo, inside, info.sha)
         name = f"{origin}/{inside}"
         files.append(SourceFile(path, name, own_split, name, origin, license_id and str(license_id)))
     return files
+
+
+def _download(repo: str, inside: str, sha: str) -> str:
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.hf_hub_download(repo, inside, repo_type="dataset", revision=sha)
+    except huggingface_hub.errors.EntryNotFoundError as error:
+        raise SourceError(f"data_files: {repo}@{sha} has no file {inside}.") from error
+    except (huggingface_hub.errors.HfHubHTTPError, httpx2.HTTPError, OSError) as error:
+        raise SourceError(f"data_files: {repo}@{sha}/{inside} could not be downloaded: {error}") from error

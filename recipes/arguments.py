@@ -102,6 +102,18 @@ def _of_something_else(allowed: dict, given: dict, flags: dict) -> list[str]:
     return [key for key, owner in owners.items() if owner in given and owner in flags and key not in flags]
 
 
+class UniqueKeys(yaml.SafeLoader):
+    """YAML without code, in which a key that is given twice is an error: the last one would win without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                mark = node.value[position][0].start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", mark)
+        return super().construct_mapping(node, deep)
+
+
 def _load_yaml(path: str) -> dict:
     file = Path(path)
     if not file.is_file():
@@ -109,7 +121,7 @@ def _load_yaml(path: str) -> dict:
             f"--config {path}: no such file (looked in {file.parent.resolve().name!r}). Give the path of a YAML file."
         )
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=UniqueKeys)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if content is None:

@@ -6,10 +6,11 @@ python recipes/build.py --config recipes/alpaca/data.yaml --data_files FILE_OR_H
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import arguments
 
-from instruct_builders import directory, pipeline, quarantine
+from instruct_builders import directory, pipeline, publish, quarantine
 from instruct_builders.errors import ConfigError, did_you_mean
 from instruct_builders.loading import BUILDERS
 
@@ -31,6 +32,7 @@ class BuildArguments:
     control_tokens: str = "reject"
     transforms: list | None = None
     format: str = "messages"
+    template: str | None = None  # a Jinja chat template's file, for format: text
     test_size: float | int = 0
     seed: int = 42
     num_proc: int | None = None
@@ -44,6 +46,7 @@ class BuildArguments:
     repo_id: str | None = None
     tag: str | None = None
     private: bool = True
+    replace: bool = False  # whether a push may delete other configurations' data
 
 
 OPTIONS = ("revision", "cache_dir", "columns", "license", "strict", "max_bad_fraction", "max_chars", "control_tokens")
@@ -56,6 +59,11 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f"builder: no builder {args.builder!r}; there are {', '.join(BUILDERS)}.{hint}")
     if args.push_to_hub and not args.repo_id:
         raise ConfigError("push_to_hub needs repo_id: org/name.")
+    if args.push_to_hub:
+        publish.check_before(args.repo_id, tag=args.tag)
+    directory.check_target(args.output_dir, args.config_name, args.max_shard_size, args.overwrite)
+    if args.template and args.format != "text":
+        raise ConfigError(f"template goes with format: text, not {args.format}.")
     options = {name: getattr(args, name) for name in OPTIONS}
     builder = BUILDERS[args.builder](args.data_files, config_name=args.data_config, format="record", **options)
     built = pipeline.build(
@@ -67,6 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         num_proc=args.num_proc,
         config_name=args.config_name,
         strict=args.strict,
+        format_options={"template": Path(args.template).read_text(encoding="utf-8")} if args.template else None,
     )
     target = directory.write(
         args.output_dir,
@@ -81,11 +90,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     show(built, target)
     if args.push_to_hub:
-        from instruct_builders.publish import publish
-
-        result = publish(target, args.repo_id, private=args.private, tag=args.tag)
+        result = publish.publish(target, args.repo_id, private=args.private, tag=args.tag, replace=args.replace)
         done = "published" if result.committed else "already published"
-        print(f"{done}: {result.url} at {result.commit}, {len(result.files)} files; left here: {result.left_out}")
+        print(f"{done}: {result.url} at {result.commit}, {len(result.files)} files, private: {result.private}")
+        print(f"deleted there: {result.deleted or 'nothing'}; left here: {result.left_out or 'nothing'}")
     return 0
 
 

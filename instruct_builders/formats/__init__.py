@@ -8,8 +8,17 @@ otherwise, goes through the column `meta`. A row that a format can't hold is a `
 """
 
 from instruct_builders.formats.conversion import convert
-from instruct_builders.formats.native import FORMATS, detect, native_schema
+from instruct_builders.formats.native import FORMATS, check_format, detect, native_schema
 from instruct_builders.formats.tables import from_record, to_record
 from instruct_builders.formats.turns import CONTEXT_SEPARATOR
 
-__all__ = ["CONTEXT_SEPARATOR", "FORMATS", "convert", "detect", "from_record", "native_schema", "to_record"]
+__all__ = [
+    "CONTEXT_SEPARATOR",
+    "FORMATS",
+    "check_format",
+    "convert",
+    "detect",
+    "from_record",
+    "native_schema",
+    "to_record",
+]

@@ -89,6 +89,15 @@ def test_a_hub_dataset_is_a_source(hub, tmp_path):
     assert Alpaca("me/raw", cache_dir=str(tmp_path / "cache")).cache_dir != again.cache_dir
 
 
+def test_of_several_licenses_the_strictest_counts(hub, tmp_path):
+    datasets.Dataset.from_list(ROWS).push_to_hub("me/mixed")
+    readme = Path(HfApi().hf_hub_download("me/mixed", "README.md", repo_type="dataset")).read_text()
+    card = readme.replace("---\n", "---\nlicense:\n- cc-by-nc-4.0\n- mit\n", 1).encode()
+    HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id="me/mixed", repo_type="dataset")
+    (row, *_) = load_dataset("alpaca", data_files="me/mixed", split="train", cache_dir=str(tmp_path))
+    assert row["license"] == "cc-by-nc-4.0"
+
+
 @pytest.mark.parametrize(
     ("name", "options", "error", "words"),
     [
@@ -96,6 +105,8 @@ def test_a_hub_dataset_is_a_source(hub, tmp_path):
         ("me/raw", {"revision": "v9"}, SourceError, ["me/raw", "no revision 'v9'"]),
         ("me/raw@main", {"revision": "v9"}, ConfigError, ["pinned to main", "v9"]),
         ("other/secret", {}, SourceError, ["other/secret", "HF_TOKEN"]),
+        ("hf://datasets/me/raw/nothing.json", {}, SourceError, ["has no file nothing.json"]),
+        ("hf://datasets/me/raw/*.json", {}, ConfigError, ["globs are for local files"]),
     ],
 )
 def test_what_the_hub_does_not_have_is_said(hub, tmp_path, monkeypatch, name, options, error, words):

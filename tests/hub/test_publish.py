@@ -82,7 +82,11 @@ def test_a_new_version_is_one_commit_that_deletes_what_the_old_one_left(hub, tmp
     for name in ("LICENSE", "notes/by-hand.md"):
         HfApi().upload_file(path_or_fileobj=b"by hand", path_in_repo=name, repo_id="org/data", repo_type="dataset")
     before = hub.count("commit")
-    result = publish(_build(tmp_path / "new", rows=5, shards=1, config="new"), "org/data", tag="v2")
+    new = _build(tmp_path / "new", rows=5, shards=1, config="new")
+    with pytest.raises(PublishError, match=r"holds data in old.*would delete that"):
+        publish(new, "org/data", tag="v2")
+    assert hub.count("commit") == before
+    result = publish(new, "org/data", tag="v2", replace=True)
     assert hub.count("commit") == before + 1
     assert result.deleted == [f"old/train-0000{i}-of-00003.parquet" for i in range(3)]
     kept = {".gitattributes", "LICENSE", "notes/by-hand.md"}

@@ -111,6 +111,7 @@ def test_wrong_words_are_named(argv, words):
         ("dataset_nam: x\n", ["run.yaml", "dataset_nam", "Did you mean 'dataset_name'?"]),
         ("- a\n- b\n", ["must be a mapping", "list"]),
         ("a: [1\n", ["not valid YAML"]),
+        ("dataset_name: x\ndataset_name: y\n", ["'dataset_name' is given twice", "line 2"]),
         ("dataset_name: x\nmax_length: many\n", ["run.yaml", "max_length", "'many'", "an integer"]),
         ("dataset_name: no\n", ["dataset_name", 'write "no"']),
         ("dataset_name: x\nhub_token: hf_x\n", ["hub_token", "HF_TOKEN"]),

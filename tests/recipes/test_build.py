@@ -16,7 +16,7 @@ import datasets
 import pytest
 import yaml
 
-from instruct_builders.errors import BuildError, ConfigError
+from instruct_builders.errors import BuildError, ConfigError, PublishError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -123,6 +123,60 @@ def test_an_earlier_build_is_only_replaced_when_asked(source, tmp_path):
     with pytest.raises(BuildError, match="not built by this package"):
         run(source, foreign, "--overwrite")
     assert (foreign / "chapter1.txt").read_text() == "years of work"
+
+
+def test_the_account_repeats_what_decided_the_rows(source, tmp_path):
+    flags = ["--transforms", "[{exact_duplicates: {by: prompt}}]", "--control_tokens", "allow", "--max_chars", "900"]
+    account = json.loads((run(source, tmp_path / "out", *flags) / "build.json").read_text())
+    assert account["options"]["control_tokens"] == "allow" and account["options"]["max_chars"] == 900
+    assert account["steps"][0]["parameters"] == {"by": "prompt"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "words"),
+    [
+        (["--config_name", "../evil"], ConfigError, "config_name='../evil'"),
+        (["--max_shard_size", "foo"], ConfigError, "max_shard_size='foo'"),
+        (["--seed", "-1"], ConfigError, "seed=-1"),
+        (["--num_proc", "0"], ConfigError, "num_proc=0"),
+        (["--data_files", "{my split: x.json}"], ConfigError, "'my split' can't name a split"),
+        (["--data_files", "{train: {a: b}}"], ConfigError, "is dict"),
+        (["--data_files="], ConfigError, "'' is str"),
+        (["--columns", "{outptu: x}"], ConfigError, "Did you mean 'output'"),
+        (["--push_to_hub", "--repo_id", "noname"], PublishError, "no namespace"),
+        (["--push_to_hub", "--repo_id", "me/x"], PublishError, "no token"),
+    ],
+)
+def test_what_cannot_be_right_is_said_before_anything_is_written(source, tmp_path, flags, error, words):
+    given = [] if any("data_files" in flag for flag in flags) else ["--data_files", str(source)]
+    folders = ["--output_dir", str(tmp_path / "out"), "--cache_dir", str(tmp_path / "cache")]
+    with pytest.raises(error, match=words):
+        build.main(["--builder", "alpaca", *given, *folders, *flags])
+    assert not list(tmp_path.glob("out*")) and not list(tmp_path.rglob("*.arrow"))
+
+
+def test_the_same_file_spelled_twice_is_named(source, tmp_path):
+    again = source.parent / ".." / source.parent.name / source.name
+    with pytest.raises(ConfigError, match="twice"):
+        build.main(
+            ["--builder", "alpaca", "--data_files", str(source), str(again), "--output_dir", str(tmp_path / "o")]
+        )
+
+
+def test_files_of_the_user_survive_an_overwrite(source, tmp_path):
+    out = run(source, tmp_path / "out")
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(BuildError, match=r"notes\.txt"):
+        run(source, out, "--overwrite")
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_text_is_rendered_with_a_template(source, tmp_path):
+    plain = tmp_path / "plain.jinja"
+    plain.write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}")
+    out = run(source, tmp_path / "out", "--format", "text", "--template", str(plain))
+    loaded = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "hf"))
+    assert loaded[0]["text"] == "[user] Question 0?\n[assistant] Answer 0.\n"
 
 
 def test_a_folder_that_cannot_be_written_is_said_at_once(source):
