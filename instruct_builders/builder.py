@@ -48,6 +48,8 @@ class InstructConfig(datasets.BuilderConfig):
             Whether the first rejected row stops the build.
         max_bad_fraction (`float`, *optional*, defaults to `0.01`):
             The share of rejected rows above which the build stops.
+        field (`str`, *optional*):
+            Where a JSON file is one object, the key that holds the list of rows.
         max_chars (`int`, *optional*):
             Longest conversation in characters; a longer one is rejected as `too_long`.
         max_row_bytes (`int`, *optional*, defaults to 16 MiB):
@@ -58,6 +60,7 @@ class InstructConfig(datasets.BuilderConfig):
 
     format: str = "messages"
     columns: dict | None = None
+    field: str | None = None
     license: str | None = None
     strict: bool = False
     max_bad_fraction: float = 0.01
@@ -132,7 +135,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
             directory.check_writable(Path(cache))
         self.files = sources.resolve(data_files, config=config_name, revision=revision, streaming=streaming)
         self.streaming = streaming
-        self.source_format, self.read_schema = self._detect(kwargs.get("columns") or {})
+        self.source_format, self.read_schema = self._detect(kwargs.get("columns") or {}, kwargs.get("field"))
         self.fields = ingest.fields_in_use(self.files, self.source_format, streaming, kwargs.get("columns") or {})
         super().__init__(
             cache_dir=cache_dir,
@@ -156,11 +159,11 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         digest.update(json.dumps(read).encode())
         return digest.hexdigest()[:32]
 
-    def _detect(self, columns: dict[str, str]) -> tuple[str, pa.Schema]:
+    def _detect(self, columns: dict[str, str], field: str | None) -> tuple[str, pa.Schema]:
         """The format of the sources and the schema to read them with, told by the first good row."""
         theirs = {value: key for key, value in columns.items()}
         for file in self.files:
-            row = reader.peek(file.path, name=file.name)
+            row = reader.peek(file.path, name=file.name, field=field)
             if row is None:
                 continue
             row = {theirs.get(key, key): value for key, value in row.items()}
@@ -178,7 +181,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
                     f"columns: {name} is no column of {found}; there are {', '.join(schema.names)}."
                     f"{did_you_mean(name, schema.names)}"
                 )
-            return found, pa.schema([field.with_name(columns.get(field.name, field.name)) for field in schema])
+            return found, pa.schema([column.with_name(columns.get(column.name, column.name)) for column in schema])
         raise SourceError(f"{self.NAME}: no row at all in {', '.join(file.name for file in self.files)}.")
 
     def _info(self) -> datasets.DatasetInfo:
@@ -238,6 +241,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
             start=shard.start,
             stop=shard.stop,
             max_row_bytes=self.config.max_row_bytes,
+            field=self.config.field,
         )
 
     def _quarantine(self, shard: Shard, lines: list[dict]) -> None:

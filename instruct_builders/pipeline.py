@@ -15,7 +15,7 @@ from .builder import InstructBuilder, code_digest
 from .errors import BuildError, ConfigError
 
 # What the builder was told and the account must repeat: it decides which rows there are.
-OPTIONS = ("columns", "strict", "max_bad_fraction", "max_chars", "max_row_bytes", "control_tokens")
+OPTIONS = ("columns", "field", "strict", "max_bad_fraction", "max_chars", "max_row_bytes", "control_tokens")
 
 
 @dataclass(frozen=True)

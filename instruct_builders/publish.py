@@ -112,7 +112,12 @@ def publish(
     _check_arguments(repo_id, repo_type, tag, max_attempts)
     files, left_out = list_files(Path(directory))
     for name in left_out:
-        logger.warning("%s is not published: a pickle, hidden, half-written, or rejected rows", name)
+        expected = name == "rejected.jsonl"  # every build has one
+        logger.log(
+            logging.INFO if expected else logging.WARNING,
+            "%s is not published: a pickle, hidden, half-written, or rejected rows",
+            name,
+        )
     token = token or get_token()
     refuse_secrets(Path(directory), files, token)
     api = HfApi(token=token)

@@ -25,6 +25,7 @@ class BuildArguments:
     data_config: str | None = None
     revision: str | None = None
     columns: dict | None = None
+    field: str | None = None
     license: str | None = None
     strict: bool = False
     max_bad_fraction: float = 0.01
@@ -49,7 +50,17 @@ class BuildArguments:
     replace: bool = False  # whether a push may delete other configurations' data
 
 
-OPTIONS = ("revision", "cache_dir", "columns", "license", "strict", "max_bad_fraction", "max_chars", "control_tokens")
+OPTIONS = (
+    "revision",
+    "cache_dir",
+    "columns",
+    "field",
+    "license",
+    "strict",
+    "max_bad_fraction",
+    "max_chars",
+    "control_tokens",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

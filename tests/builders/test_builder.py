@@ -278,6 +278,26 @@ def test_columns_and_extra_keys(tmp_path, build):
     assert row["meta"] == {"topic": "z", "level": 3}
 
 
+def test_rows_under_a_key(tmp_path, build):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"version": 1, "data": alpaca_rows(3)}))
+    with pytest.raises(SourceError, match="field='data'"):
+        Alpaca(data_files=str(path))
+    assert len(build(data_files=str(path), field="data").as_dataset(split="train")) == 3
+
+
+def test_a_mapped_tools_column_is_kept(tmp_path, build):
+    tools = json.dumps([{"name": "f", "description": "d", "parameters": {}}])
+    turns = [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]
+    path = write_jsonl(tmp_path / "a.jsonl", [{"conversations": turns, "functions": tools}])
+    (row,) = build(Vicuna, data_files=str(path), columns={"tools": "functions"}).as_dataset(split="train")
+    assert row["tools"][0]["function"]["name"] == "f"
+    hidden = tmp_path / "b.jsonl"
+    hidden.write_text(path.read_text().replace('"functions"', '"\\u0074ools"'))
+    with pytest.raises(SourceError, match="tools has values"):
+        build(Vicuna, data_files=str(hidden))
+
+
 def test_names_are_checked(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'vicuna'"):
         load_dataset("vicunna", data_files="x.json")
