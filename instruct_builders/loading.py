@@ -38,7 +38,7 @@ def load_dataset(
         format (`str`, *optional*, defaults to `"messages"`):
             Columns of the result: `messages`, `alpaca`, `sharegpt`, `prompt_completion`, `text` or `record`.
         split (`str`, *optional*): Such as `"train"` or `"train[:100]"`; without it all splits, as a dict.
-        streaming (`bool`, *optional*, defaults to `False`): An `IterableDataset`, nothing written to disk. A bad row is
+        streaming (`bool`, *optional*, defaults to `False`): An `IterableDataset`, nothing on disk. A bad row is
             logged with its place and left out; `strict=True` raises at the first, while `max_bad_fraction` needs the
             whole file and does not hold. Of a Hub file, every message field is there, null where unused.
         num_proc (`int`, *optional*): Worker processes; the rows are the same for any number.

@@ -51,12 +51,13 @@ def test_command_parses(readme, command, monkeypatch):
         monkeypatch.syspath_prepend(str(folder))
     recipe = importlib.import_module(script.stem)
     argv = words[2:]
-    if script.stem == "sft" and "--use_cpu" not in argv:
+    trains = script.stem in ("sft", "check")
+    if trains and "--use_cpu" not in argv:
         argv += ["--use_cpu"]  # without a GPU or this, SFTConfig refuses bf16
     monkeypatch.chdir(ROOT)
     classes = [value for value in vars(recipe).values() if isinstance(value, type)]
     own = [value for value in classes if value.__module__ == script.stem and hasattr(value, "__dataclass_fields__")]
-    if script.stem == "sft":
+    if trains:
         own.append(recipe.SFTConfig)
     assert sys.modules["arguments"].parse(own, argv)
 
