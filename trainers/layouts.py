@@ -165,14 +165,14 @@ class Layouts:
             self._known[key] = learn(self.printer, key, chosen, variables)
         layout = self._known[key]
         texts = [message["content"] for message in messages]
-        if layout is None or any(_goes_on(texts[place], end) for place, end in layout.openings.items()):
+        if layout is None or any(goes_on(texts[place], end) for place, end in layout.openings.items()):
             return None
         texts += [value for _, value in sorted(variables.items()) if isinstance(value, str)]
         text, edges, stops = layout.put_together(texts)
         return (text, edges, stops, layout) if text == self.printer.given(variables).text(messages) else None
 
 
-def _goes_on(text: str, end: str) -> bool:
+def goes_on(text: str, end: str) -> bool:
     """Whether an answer may begin with what the generation prompt ends with: the careful way tells whose it is."""
     return text[:1].isspace() or text[:1] == end[:1]
 

@@ -21,6 +21,7 @@ from .layouts import Layouts, label_fitted
 from .refusals import PROBES, raised, refused, template_name
 from .rendering import Printer, Raised
 from .rules import RULES, Refusal
+from .tables import tables, to_arrow
 
 if TYPE_CHECKING:
     import datasets
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 # `datasets` hashes a function of a module by its name alone and would serve labels made by older code.
 FILES = ("rules", "rendering", "marking", "starts", "spans", "labels", "layouts", "refusals", "supervision")
+FILES += ("watching", "fast_tokens", "columns", "tables")
 CODE = hashlib.sha256(b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in FILES)).hexdigest()
 
 
@@ -158,8 +160,8 @@ def prepare(
     numbers = datasets.Features(
         {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(datasets.Value("int64"))}
     )
-    return dataset.map(
-        prepare_batch,
+    labelled = dataset.with_format("arrow").map(
+        prepare_table,
         batched=True,
         with_indices=True,
         batch_size=batch_size,
@@ -171,10 +173,34 @@ def prepare(
             "chat_template": chat_template,
             "train_on": train_on,
             "column": column,
+            "features": dataset.features,
             "code": CODE,
         },
         desc="Labels",
     )
+    return labelled.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
+
+
+def prepare_table(
+    table, indices, *, tokenizer, chat_template=None, train_on="all", column="messages", features=None, code=None
+):
+    """As [`prepare_batch`], for Arrow tables: rows of usual shapes all at once, the others one by one."""
+    import datasets
+
+    source = tokenizer.get_chat_template(chat_template) if chat_template is None else chat_template
+    special = str(tokenizer.special_tokens_map)
+    known = tables(tokenizer, source, train_on, len(tokenizer), special)
+    found = known.label(table, column)
+    left = np.setdiff1d(np.arange(len(table)), found.rows)
+    if not len(left):
+        return to_arrow(found, [])
+    info = datasets.DatasetInfo(features=features)
+    rows = datasets.Dataset(datasets.table.InMemoryTable(table.take(left)), info=info, fingerprint="rows")[:]
+    numbers = [indices[place] for place in left]
+    made = prepare_batch(
+        rows, numbers, tokenizer=tokenizer, chat_template=chat_template, train_on=train_on, column=column
+    )
+    return to_arrow(found, list(zip(left, made["input_ids"], made["labels"], strict=True)))
 
 
 def prepare_batch(batch, indices, *, tokenizer, chat_template=None, train_on="all", column="messages", code=None):

@@ -120,9 +120,8 @@ class Tables:
                 end = layout.openings[place]
                 keep &= ~np.fromiter((goes_on(text, end) for text in texts), bool, len(rows))
         parts = [part for pair in zip(map(itertools.repeat, layout.pieces), said, strict=False) for part in pair]
-        whole = list(map("".join, zip(*parts, itertools.repeat(layout.pieces[-1]), strict=False)))
-        if not layout.order:
-            whole = [layout.pieces[0]] * len(rows)
+        ends = itertools.repeat(layout.pieces[-1], len(rows))  # finite: a shape may be without any text
+        whole = list(map("".join, zip(*parts, ends, strict=False)))
         keep &= np.fromiter(map(self.encoder.takes, whole), bool, len(rows))
         if not known.proven:
             keep &= np.fromiter(
