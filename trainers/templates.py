@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FOLDER = Path(__file__).parent / "chat_templates"
-NAMES = ("alpaca", "alpaca_short", "vicuna", "vicuna_short", "chatml")
+NAMES = ("alpaca", "alpaca_short", "vicuna", "vicuna_short", "chatml", "chatml_tools")
 MODEL = "model"  # the template that the model's own tokenizer brings
 
 # The first statement of every template here. Removed for a tokenizer that does not put a BOS before plain text itself:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from instruct_builders.errors import ConfigError
+from instruct_builders.formats.json_texts import decoded_type
 from instruct_builders.formats.layout import check_message_fields
 from instruct_builders.formats.native import check_format, shape
 from instruct_builders.formats.plan import decide, first_plan, stream_layout
@@ -38,7 +39,9 @@ def convert(
             anywhere in the dataset; of a stream, to those that its features name.
         columns (`Iterable[str]`, *optional*): Optional columns to write, such as `("context", "tools", "meta")`.
             Defaults to those that hold a value, and those that the source has.
-        options: `conversational=True` (prompt_completion); `template=`, `bos_token=`, `eos_token=` (text).
+        options: `turns="conversations"` or `"messages"`, the name of the column of turns (messages, sharegpt), which
+            is the source's where both are the same format, else the format's usual one; `conversational=True`
+            (prompt_completion); `template=`, `bos_token=`, `eos_token=` (text).
 
     Returns:
         The same kind as `dataset`, in the same format (`with_format`). Columns that are not the source format's own
@@ -168,7 +171,9 @@ def _features(schema: pa.Schema, given, plan: dict):
         if name in given and name not in plan["native"]:
             features[name] = given[name]
         elif name in given and given[name] != features[name] and plan["source"] == plan["target"]:
-            features[name] = given[name]
+            kind = given.arrow_schema.field(name).type
+            if decoded_type(kind, name) == kind:  # else JSON that held texts is text now
+                features[name] = given[name]
     return features
 
 

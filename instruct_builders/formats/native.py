@@ -132,9 +132,15 @@ def _holds(name: str, kind: pa.DataType) -> bool:
         return isinstance(kind, pa.JsonType)
     if name == "tools":
         return is_text(kind) or isinstance(kind, pa.JsonType)
+    if name == "input":  # alpaca's own: of another type it is an error, and never goes lost as a stranger
+        return True
+    if isinstance(kind, pa.JsonType):  # texts and something else: the rows with something else are named
+        return True
     if name == "history":
         inner = kind.value_type if is_list(kind) else None
-        return inner is not None and (pa.types.is_null(inner) or (is_list(inner) and is_text(inner.value_type)))
+        if inner is not None and is_list(inner):
+            return is_text(inner.value_type) or isinstance(inner.value_type, pa.JsonType)
+        return inner is not None and (pa.types.is_null(inner) or isinstance(inner, pa.JsonType))
     return is_text(kind)
 
 
@@ -176,7 +182,9 @@ def native_schema(format: str, columns=None) -> pa.Schema:
     for name in [name for name in OPTIONAL[format] if name in found and name != "tools"]:
         kind = optional.get(name, rare.get(name))
         told = found[name] is not None and not pa.types.is_null(found[name])  # a name alone or a null says no type
-        if kind is not None and (not told or _holds(name, found[name])):
+        # JSON in one row is an object or a number, so not the format's; `input` is alpaca's own, whatever it holds.
+        other = name in ("system", "context", "history") and isinstance(found[name], pa.JsonType)
+        if kind is not None and (not told or (_holds(name, found[name]) and not other)):
             optional[name] = kind
         elif kind is not None:
             optional.pop(name, None)  # something else of that name: not the format's

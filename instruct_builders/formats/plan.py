@@ -7,9 +7,10 @@ import pyarrow.compute as pc
 
 from instruct_builders.errors import ConfigError
 from instruct_builders.formats import sharegpt
+from instruct_builders.formats.json_texts import decoded_type
 from instruct_builders.formats.native import OPTIONAL, REQUIRED, turn_fields, understand
 from instruct_builders.formats.tables import convert_batch
-from instruct_builders.formats.turns import flatten, is_list
+from instruct_builders.formats.turns import flatten, is_list, is_text
 from instruct_builders.records import MESSAGE_FIELDS
 
 
@@ -24,11 +25,15 @@ def first_plan(columns: dict[str, pa.DataType], source: str, target: str, asked:
                 f"the column {taken[0]!r} is not part of {source} as it is here, and {target} has one of that name; "
                 "rename or remove it first"
             )
-    layout = dict(asked, turns=turns if source == target else "")
+    options = dict(asked["options"])
+    named = options.pop("turns", "") or (turns if source == target else "")
+    if named != turns and named in strangers:
+        raise ConfigError(f"turns={named!r}, but there is a column of that name; rename or remove it first")
+    layout = dict(asked, options=options, turns=named)
     if target == source == "prompt_completion" and "conversational" not in layout["options"]:
         conversational = is_list(columns["prompt"])
         layout["options"] = {**layout["options"], "conversational": conversational}
-    types = {name: columns[name] for name in native} if source == target else {}
+    types = {name: decoded_type(columns[name], name) for name in native} if source == target else {}
     return {"source": source, "target": target, "native": native, "turns": turns, "layout": layout, "types": types}
 
 
@@ -90,10 +95,12 @@ def _is_plain(plan: dict, batches) -> bool:
         plain = pa.array([name for name in sharegpt.WRITTEN.values() if name != "observation"])
         for _, table in batches([turns]):
             for chunk in table[turns].chunks:
-                values = flatten(chunk)[1]
+                values = flatten(chunk)[1] if is_list(chunk.type) else chunk
                 if not pa.types.is_struct(values.type) or "from" not in values.type.names:
                     return False
                 spelled = pc.struct_field(values, "from")
+                if not is_text(spelled.type):
+                    return False
                 if not pc.all(pc.is_in(spelled, value_set=plain.cast(spelled.type))).as_py():
                     return False
         return True

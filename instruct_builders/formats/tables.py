@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from instruct_builders.errors import ConfigError, did_you_mean
 from instruct_builders.formats import alpaca, messages, prompt_completion, sharegpt, text
+from instruct_builders.formats.json_texts import decode
 from instruct_builders.formats.layout import Layout, check_message_fields
-from instruct_builders.formats.native import OPTIONAL, REQUIRED, check_format, shape, understand
+from instruct_builders.formats.native import OPTIONAL, REQUIRED, TURNS, check_format, shape, understand
 from instruct_builders.formats.turns import Batch, as_json, nest
 from instruct_builders.records import JSON, MESSAGE_FIELDS, REJECTED, one_array
 
@@ -31,6 +32,8 @@ WRITE = {
     "record": messages.write_record,
 }
 OPTIONS = {
+    "messages": ("turns",),
+    "sharegpt": ("turns",),
     "prompt_completion": ("conversational",),
     "text": ("template", "bos_token", "eos_token"),
 }
@@ -45,8 +48,12 @@ def pieces(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
 
 def read_batch(table: pa.Table, source: str, native: list[str], turns: str, first_row: int = 0) -> Batch:
     """One slice of native columns, read into flat turns."""
-    columns = {name: one_array(table[name]) for name in native}
+    columns, problems = {}, []
+    for name in native:
+        columns[name], found = decode(one_array(table[name]), name)
+        problems += found
     batch = READ[source](columns, turns=turns) if turns else READ[source](columns)
+    batch.problems += problems
     batch.first_row = first_row
     return batch
 
@@ -61,6 +68,8 @@ def check_options(target: str, columns: Iterable[str] | None, options: dict) -> 
         if name not in OPTIONS.get(target, ()):
             allowed = ("columns", "message_fields", *OPTIONS.get(target, ()))
             raise ConfigError(f"writing {target} has no option {name!r}; allowed are {', '.join(allowed)}")
+    if options.get("turns", TURNS[0]) not in TURNS:
+        raise ConfigError(f"turns={options['turns']!r}: a column of turns is called {' or '.join(TURNS)}")
 
 
 def refuse_collisions(strangers: Iterable[str], target: str, own: Iterable[str]) -> None:
@@ -148,7 +157,8 @@ def from_record(
         message_fields (`Iterable[str]`, *optional*): Message fields to write. Defaults to those with a value in this
             table. Given, the layout does not depend on the rows: every optional column that the table has is written.
         columns (`Iterable[str]`, *optional*): Optional columns to write, such as `("context", "tools")`.
-        options: `conversational=True` (prompt_completion); `template=`, `bos_token=`, `eos_token=` (text).
+        options: `turns="conversations"` or `"messages"`, the name of the column of turns (messages, sharegpt);
+            `conversational=True` (prompt_completion); `template=`, `bos_token=`, `eos_token=` (text).
 
     Raises:
         [`RowError`]: A row that the format can't hold, by row and field.
@@ -162,7 +172,8 @@ def from_record(
     if columns is None and fields is not None:
         columns = ["input" if name == "context" and target == "alpaca" else name for name in native if name != turns]
         columns = [name for name in columns if name in OPTIONAL[target]]
-    layout = Layout(None if columns is None else tuple(columns), fields, options=options)
+    named = options.pop("turns", "")
+    layout = Layout(None if columns is None else tuple(columns), fields, named, options)
     tables = []
     for start, piece in pieces(table):
         batch = read_batch(piece, "record", native, turns, start)

@@ -102,7 +102,7 @@ def test_prints_exactly_this_and_prompts_with_its_own_beginning(tokenizer, name,
 @pytest.mark.parametrize("name", templates.NAMES)
 def test_trains_on_answers_and_stop_tokens_alone(tokenizer, name):
     template = templates.load(name, tokenizer)
-    stop = "<|im_end|>" if name == "chatml" else "</s>"
+    stop = "<|im_end|>" if name.startswith("chatml") else "</s>"
     lead = " " if name.startswith("vicuna") else ""
     ids, mask = templates.supervised(template, tokenizer, [SYSTEM, *TWO])
     trained = tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on])
@@ -146,11 +146,99 @@ CALL = [{"type": "function", "function": {"name": "look", "arguments": {}}}]
 )
 def test_what_it_can_not_print_it_refuses(tokenizer, name, messages, variables, says):
     template = templates.load(name, tokenizer)
+    if name == "chatml_tools" and "tool" in says:
+        assert tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **variables)
+        return
+    says = says if "tool" not in says else rf"{says}.*chat_template: chatml_tools"
     with pytest.raises(JinjaError, match=says):
         tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **variables)
 
 
-@pytest.mark.parametrize("name", ["vicuna", "vicuna_short", "chatml"])
+# chatml_tools: calls and answers.
+
+LOOK = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
+LISTED = (
+    "You can call these functions, given as JSON schemas:\n<tools>\n"
+    '{"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}\n'
+    "</tools>\nTo call one, write its name and its arguments as a JSON object:\n"
+    '<tool_call>\n{"name": <name>, "arguments": <object>}\n</tool_call><|im_end|>\n'
+)
+ASKED = "<|im_start|>user\nName a colour.<|im_end|>\n<|im_start|>assistant\n"
+CALLED = '<tool_call>\n{"name": "look", "arguments": {"at": "ský \\"1\\""}}\n</tool_call>'
+AGAIN = '<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>'
+AT = {"type": "function", "function": {"name": "look", "arguments": {"at": 'ský "1"'}}}
+BLUE, RED = {"role": "tool", "content": "blue"}, {"role": "tool", "content": "red"}
+DONE = {"role": "assistant", "content": "Blue."}
+# messages, the prompt of the first answer, the answers, what stands between them
+TOOL_ROWS = {
+    "one call": (
+        [ONE[0], {"role": "assistant", "content": "", "tool_calls": [AT]}, BLUE, DONE],
+        f"<s><|im_start|>system\n{LISTED}{ASKED}",
+        [f"{CALLED}<|im_end|>", "Blue.<|im_end|>"],
+        "\n<|im_start|>user\n<tool_response>\nblue\n</tool_response><|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "system, text, two calls, two answers": (
+        [SYSTEM, ONE[0], {"role": "assistant", "content": "I look.", "tool_calls": [AT, *CALL]}, BLUE, RED, DONE],
+        f"<s><|im_start|>system\nBe brief.\n\n{LISTED}{ASKED}",
+        [f"I look.\n{CALLED}\n{AGAIN}<|im_end|>", "Blue.<|im_end|>"],
+        "\n<|im_start|>user\n<tool_response>\nblue\n</tool_response>\n<tool_response>\nred\n</tool_response>"
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("row", TOOL_ROWS)
+def test_tools_byte_for_byte_with_their_masks(tokenizer, row):
+    messages, prompt, answers, between = TOOL_ROWS[row]
+    template = templates.load("chatml_tools", tokenizer)
+    printed = tokenizer.apply_chat_template(messages, tools=[LOOK], chat_template=template, tokenize=False)
+    assert printed == prompt + answers[0] + between + answers[1] + "\n"
+    places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    asked = [
+        tokenizer.apply_chat_template(
+            messages[:place], tools=[LOOK], chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+        for place in places
+    ]
+    assert asked == [prompt, prompt + answers[0] + between]
+    ids, mask = templates.supervised(template, tokenizer, messages, tools=[LOOK])
+    assert tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on]) == "".join(answers)
+    muted = [message | {"train": False} if "tool_calls" in message else message for message in messages]
+    same, mask = templates.supervised(template, tokenizer, muted, tools=[LOOK])
+    assert same == ids
+    assert tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on]) == answers[1]
+
+
+@pytest.mark.parametrize("content", [{"content": None}, {}, {"content": ""}])
+@pytest.mark.parametrize("call", [CALL[0], CALL[0]["function"], {"name": "look", "arguments": "{}"}])
+def test_spellings_of_a_call_print_the_same(tokenizer, content, call):
+    template = templates.load("chatml_tools", tokenizer)
+    turns = [ONE[0], {"role": "assistant", "tool_calls": [call]} | content]
+    printed = tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False)
+    assert printed == f"<s>{ASKED}{AGAIN}<|im_end|>\n"
+
+
+def test_calls_of_others_than_the_assistant_are_refused(tokenizer):
+    template = templates.load("chatml_tools", tokenizer)
+    turns = [SYSTEM, ONE[0] | {"tool_calls": CALL}, ONE[1]]
+    with pytest.raises(JinjaError, match="message 1 is from user"):
+        tokenizer.apply_chat_template(turns, tools=[LOOK], chat_template=template, tokenize=False)
+
+
+@pytest.mark.parametrize("row", TOOL_ROWS)
+def test_supervision_holds_on_tools_as_the_markers_say(tokenizer, row):
+    from trainers.supervision import explain
+
+    messages, _, answers, _ = TOOL_ROWS[row]
+    template = templates.load("chatml_tools", tokenizer)
+    found = explain(tokenizer, messages, template, [LOOK])
+    ids, mask = templates.supervised(template, tokenizer, messages, tools=[LOOK])
+    assert found.disagreements == [] and found.input_ids == ids
+    assert [int(label != -100) for label in found.labels] == mask
+    assert tokenizer.decode([label for label in found.labels if label != -100]) == "".join(answers)
+
+
+@pytest.mark.parametrize("name", ["vicuna", "vicuna_short", "chatml", "chatml_tools"])
 def test_a_context_without_a_place_is_refused(tokenizer, name):
     template = templates.load(name, tokenizer)
     with pytest.raises(JinjaError, match="separate context"):
@@ -185,7 +273,7 @@ def test_any_text_comes_through_unchanged(tokenizer, texts, name):
     messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
     template = templates.load(name, tokenizer)
     ids, mask = templates.supervised(template, tokenizer, messages)
-    stop = "<|im_end|>" if name == "chatml" else "</s>"
+    stop = "<|im_end|>" if name.startswith("chatml") else "</s>"
     lead = " " if name.startswith("vicuna") else ""
     pieces, open_piece = [], []
     for token, on in zip(ids, mask, strict=True):
