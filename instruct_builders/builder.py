@@ -167,13 +167,18 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
             if row is None:
                 continue
             row = {theirs.get(key, key): value for key, value in row.items()}
+            as_text = [name for name in ("conversations", "messages") if isinstance(row.get(name), str)]
+            if as_text:
+                raise SourceError(
+                    f"{file.name}: {as_text[0]} is text, and turns are a list: CSV holds flat formats only (alpaca, "
+                    "prompt_completion, text). Use JSON, JSON Lines or Parquet for conversations."
+                )
             found = formats.detect(row)
             if found not in self.SOURCE_FORMATS:
                 raise SourceError(
                     f"{file.name}: the first row has the columns {', '.join(map(str, row)) or 'none'}: that is "
                     f"{found or 'no format known here'}, and {self.NAME} reads {' or '.join(self.SOURCE_FORMATS)}. "
-                    "Map other names with columns={'ours': 'theirs'}, or take another builder. (Turns must be a list: "
-                    "CSV holds flat formats only.)"
+                    "Map other names with columns={'ours': 'theirs'}, or take another builder."
                 )
             schema = formats.native_schema(found, row)
             for name in set(columns) - set(schema.names):

@@ -18,7 +18,7 @@ from sft import SftArguments
 from trl import SFTConfig
 
 from instruct_builders.errors import InstructError
-from trainers import config, page, preflight
+from trainers import config, conversations, page, preflight
 
 
 @dataclass(kw_only=True)
@@ -48,6 +48,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args, training = read_arguments(argv)
         config.check(args, training)
+        for line in conversations.settle_evaluation(args, training):
+            print(line)
         device = int(args.device_memory_gb * 2**30) if args.device_memory_gb else accelerator()
         found = preflight.report(
             args, training, examples=args.examples, world_size=args.world_size, device_memory=device

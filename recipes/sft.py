@@ -50,9 +50,13 @@ def read_arguments(argv: list[str] | None = None) -> tuple[SftArguments, SFTConf
 def main(argv: list[str] | None = None) -> None:
     args, training = read_arguments(argv)
     push = config.check(args, training)
+    decided = conversations.settle_evaluation(args, training)
+    for line in decided if training.process_index == 0 else []:
+        print(line)
     set_seed(training.seed)
 
     tokenizer, template, added = models.load_tokenizer(args)
+    models.check_targets(args, preflight.load_config(args))
     with training.main_process_first(desc="labels"):
         train, test, data, _ = conversations.prepare(args, tokenizer, template, training.max_length)
     model, revision = models.load_model(args, tokenizer, training.use_cpu)

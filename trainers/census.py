@@ -12,9 +12,10 @@ import numpy as np
 
 from instruct_builders import formats
 from instruct_builders.formats import native
+from instruct_builders.loading import BUILDERS
 from instruct_builders.records import RECORD
 
-from . import control_tokens, templates
+from . import control_tokens, conversations, templates
 from .labels import IGNORED
 
 if TYPE_CHECKING:
@@ -30,9 +31,13 @@ def columns(raw: datasets.Dataset, given: str) -> dict:
     """The format that the rows are read as, and which of their columns that leaves unread."""
     name = formats.detect(raw[0]) if given == "auto" else given
     own = {*native.REQUIRED[name], *native.OPTIONAL[name], *native.TURNS}
-    read = [column for column in raw.column_names if column in own]
+    names = list(raw.column_names)
+    if raw.info.builder_name in BUILDERS and "meta" in names:  # of raw files; our builder keeps strangers there
+        names.remove("meta")
+        names += dict.fromkeys(key for meta in raw["meta"] for key in meta or {})
+    read = [column for column in names if column in own]
     # Where a row comes from is known not to be for the model.
-    unread = [column for column in raw.column_names if column not in own | set(RECORD.names)]
+    unread = [column for column in names if column not in own | set(RECORD.names)]
     return {"format": name, "read": read, "unread": unread}
 
 
@@ -147,15 +152,32 @@ def twins(rows: datasets.Dataset, train: datasets.Dataset, more: datasets.Datase
     same = rows is more
     used = set(train["row"][:]) if len(train) else set()
     held = list(dict.fromkeys(test["row"][:])) if test is not None else []
-    parts = used & set(held) if same else set()  # rows split by length, with a part on either side
-    found: dict = {"parts": len(parts)}
+    found: dict = {}
     for kind, key in (("exact", _said), ("normalised", _normalised)):
         keys = [key(row) for row in rows]
         theirs = keys if same else [key(row) for row in more]
-        seen = {keys[place] for place in used - parts}
+        seen = {keys[place] for place in used}
         overlap = [place for place in held if theirs[place] in seen]
         found[kind] = {"duplicates": len(keys) - len(set(keys)), "overlap": len(overlap), "rows": overlap[:DETAILS]}
     return found
+
+
+def parts(train: datasets.Dataset, raw: datasets.Dataset, test: datasets.Dataset | None, more) -> int:
+    """Conversations that are trained on in one part and tested in another, told by `parent` (see `families`).
+
+    Args:
+        train (`datasets.Dataset`): Labelled rows.
+        raw (`datasets.Dataset`): The rows they were made from.
+        test (`datasets.Dataset`, *optional*): Labelled rows.
+        more (`datasets.Dataset`): The rows those were made from.
+    """
+    if test is None or any("parent" not in rows.column_names for rows in (raw, more)):
+        return 0
+    ours, theirs = (
+        {families[row].as_py() for row in np.unique(np.asarray(labelled["row"][:], int))} if families else set()
+        for labelled, families in ((train, conversations.families(raw)), (test, conversations.families(more)))
+    )
+    return len(ours & theirs & ({*raw.unique("parent"), *more.unique("parent")} - {None}))
 
 
 def _said(row: dict) -> bytes:

@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instruct_builders.errors import ConfigError
+from instruct_builders import directory, publish
+from instruct_builders.errors import BuildError, ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from trl import SFTConfig
@@ -46,6 +47,7 @@ def check(args: object, training: SFTConfig) -> bool:
 
     Raises:
         ConfigError: For the first thing that can't be right, before anything is loaded.
+        PublishError: For a push that could not work: no token, or no name of a repository.
     """
     for field in dataclasses.fields(training):
         if field.name in NOT_OURS and _given(training, field):
@@ -63,9 +65,57 @@ def check(args: object, training: SFTConfig) -> bool:
             f"hub_model_id: an adapter whose base is the local folder {args.model_name_or_path!r} could be loaded by "
             "nobody else. Push the base first and train from there, or push the merged model (hub_merged_model_id)."
         )
+    if args.use_peft:
+        _check_lora(args)
+    _check_reports(training.report_to)
+    _check_output(training.output_dir)
+    for repo_id in (training.hub_model_id, args.hub_merged_model_id):
+        if training.push_to_hub and repo_id:
+            publish.check_before(repo_id, "model")
     training.assistant_only_loss = False  # rows come with labels; TRL would look for messages to mask
     push, training.push_to_hub = training.push_to_hub, False
     return push
+
+
+def _check_lora(args: object) -> None:
+    if args.lora_r < 1:
+        raise ConfigError(
+            f"lora_r: {args.lora_r} given; a rank is 1 or more. Without use_peft all weights are trained."
+        )
+    if args.lora_alpha < 1:
+        raise ConfigError(f"lora_alpha: {args.lora_alpha} given; 1 or more is allowed, usually once or twice lora_r.")
+    if not 0 <= args.lora_dropout < 1:
+        raise ConfigError(f"lora_dropout: {args.lora_dropout} given; a share from 0 to below 1 is allowed.")
+    if not args.lora_target_modules:
+        raise ConfigError("lora_target_modules: nothing given; give all-linear or names of layers, such as q_proj.")
+
+
+def _check_reports(report_to: list[str] | str) -> None:
+    """Each tracker can be started: transformers finds out when the model is on the GPU."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in [report_to] if isinstance(report_to, str) else report_to:
+        if name == "none":
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            hint = did_you_mean(name, INTEGRATION_TO_CALLBACK)
+            raise ConfigError(f"report_to: {name!r} given; allowed are {', '.join(INTEGRATION_TO_CALLBACK)}.{hint}")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError) as error:
+            raise ConfigError(f"report_to: {name!r} can't be used: {error} Or leave report_to out.") from error
+
+
+def _check_output(output_dir: str) -> None:
+    """The nearest folder that is there can be written to; nothing is made."""
+    try:
+        target = Path(output_dir).resolve()
+        nearest = next(folder for folder in (target, *target.parents) if folder.exists())
+        if not nearest.is_dir():
+            raise ConfigError(f"output_dir: {output_dir} can't be made: {nearest.name} is a file. Give a folder.")
+        directory.check_writable(nearest)
+    except (BuildError, OSError) as error:
+        raise ConfigError(f"output_dir: {output_dir} can't be written to: {error}") from error
 
 
 def _given(training: SFTConfig, field: dataclasses.Field) -> bool:

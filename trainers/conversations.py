@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import yaml
+import pyarrow.compute as pc
 
 from instruct_builders import formats
 from instruct_builders.errors import ConfigError, SourceError
 from instruct_builders.pipeline import train_test_masks
 
-from . import labelling, templates
+from . import labelling, reading, templates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+    from trl import SFTConfig
 
-PACKAGED = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
+
+def settle_evaluation(args, training: SFTConfig) -> list[str]:
+    """Decides what is evaluated before anything is loaded: the dataset's own test split where nothing else is said.
+
+    Without rows to evaluate on, `training.eval_strategy` becomes `"no"`: a YAML's may be meant for another dataset.
+
+    Args:
+        args (`SftArguments`): `dataset_test_split` is set here.
+        training (`SFTConfig`): TRL's arguments.
+
+    Returns:
+        `list[str]`: A line for each decision, to be shown.
+
+    Raises:
+        ConfigError: For two kinds of test rows at once, or an option that needs some where there are none.
+        SourceError: If there is no such dataset.
+    """
+    if args.test_size and args.dataset_test_split:
+        raise ConfigError("test_size and dataset_test_split are both set. Choose one.")
+    if args.test_size or args.dataset_test_split:
+        return []
+    used = re.findall(r"\w+", args.dataset_train_split)
+    if "test" not in used and "test" in reading.splits(args.dataset_name, args.dataset_config, args.dataset_revision):
+        args.dataset_test_split = "test"
+        return [f"evaluated on the split 'test' of {args.dataset_name}; none of it is trained on"]
+    strategy = getattr(training.eval_strategy, "value", training.eval_strategy)
+    if strategy == "no":
+        return []
+    if training.load_best_model_at_end:
+        raise ConfigError(
+            f"load_best_model_at_end needs rows to evaluate on, and {args.dataset_name} has no split 'test'. Set "
+            "test_size or dataset_test_split, or leave load_best_model_at_end out."
+        )
+    training.eval_strategy, training.do_eval = type(training.eval_strategy)("no"), False
+    return [
+        f"eval_strategy: {strategy} becomes no: {args.dataset_name} has no split 'test', and neither test_size nor "
+        "dataset_test_split is set"
+    ]
 
 
 def prepare(
@@ -39,9 +75,6 @@ def prepare(
     Returns:
         `tuple`: Rows to train on, rows held out or `None`, where they came from, and counts for the card.
     """
-    if args.test_size and args.dataset_test_split:
-        raise ConfigError("test_size and dataset_test_split are both set. Choose one.")
-
     policy = labelling.Policy(max_length, args.overlength, args.special_tokens, args.train_on_prompts)
 
     def labelled(rows: datasets.Dataset) -> tuple[datasets.Dataset, dict[str, int]]:
@@ -49,58 +82,14 @@ def prepare(
         return labelling.settle(labelling.label_all(rows, tokenizer, template, policy), policy)
 
     place = (args.dataset_name, args.dataset_config, args.dataset_revision)
-    rows = load_rows(*place, args.dataset_train_split)
-    source = describe(rows, args.dataset_name, args.dataset_train_split, args.dataset_license)
+    rows = reading.load_rows(*place, args.dataset_train_split, args.dataset_format)
+    source = reading.describe(rows, args.dataset_name, args.dataset_train_split, args.dataset_license)
     train, outcomes = labelled(rows)
     if args.dataset_test_split:
-        test, _ = labelled(load_rows(*place, args.dataset_test_split))
+        test, _ = labelled(reading.load_rows(*place, args.dataset_test_split, args.dataset_format))
     else:
-        train, test = hold_out(train, args.test_size, args.split_seed)
+        train, test = hold_out(train, args.test_size, args.split_seed, families(rows))
     return train, test, source, count(train) | {"held_out": len(test or [])} | outcomes
-
-
-def load_rows(
-    name: str, config: str | None = None, revision: str | None = None, split: str = "train"
-) -> datasets.Dataset:
-    """The rows of a built directory, a Hub dataset or a file, in the columns they have there.
-
-    Raises:
-        SourceError: If there is nothing to read; the message of `datasets` is kept.
-    """
-    path = Path(name)
-    try:
-        if path.is_file():
-            if path.suffix not in PACKAGED:
-                raise SourceError(f"dataset_name: {name} is a {path.suffix} file; {', '.join(PACKAGED)} can be read.")
-            options = {"sep": "\t"} if path.suffix == ".tsv" else {}
-            return datasets.load_dataset(PACKAGED[path.suffix], data_files=name, split=split, **options)
-        return datasets.load_dataset(name, config, revision=revision, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise SourceError(
-            f"dataset_name: can't read split {split!r} of {name!r}: {error}. Give a directory made by recipes/build.py"
-            ", a Hub dataset, or a file. A raw file with bad rows goes through recipes/build.py first."
-        ) from error
-
-
-def describe(rows: datasets.Dataset, name: str, split: str, license: str | None = None) -> dict:
-    """Where rows came from, for the model card: name, revision or digest, split, number of rows, license."""
-    path = Path(name)
-    fact = {"name": name, "revision": None, "split": split, "rows": len(rows), "local": path.exists()}
-    if path.exists():
-        files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-        digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
-        fact |= {"name": path.resolve().name, "revision": f"sha256:{digest[:16]}"}
-        card = path / "README.md"
-        front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.S) if card.is_file() else None
-        stated = (yaml.safe_load(front[1]) or {}).get("license") if front else None
-    else:
-        found = re.search(r"@([0-9a-f]{40})/", " ".join(rows.info.download_checksums or {}))
-        fact["revision"] = found[1] if found else None
-        stated = rows.info.license or None
-    if stated is None and "license" in rows.column_names:
-        stated = sorted({license for license in rows.unique("license") if license})
-    fact["license"] = license or stated or None
-    return fact
 
 
 def conversations(rows: datasets.Dataset, source: str, template: str, tokenizer) -> datasets.Dataset:
@@ -110,7 +99,7 @@ def conversations(rows: datasets.Dataset, source: str, template: str, tokenizer)
     joined to the first user turn.
 
     Args:
-        rows (`datasets.Dataset`): From [`load_rows`].
+        rows (`datasets.Dataset`): From [`trainers.reading.load_rows`].
         source (`str`): A name in `instruct_builders.formats.FORMATS`, or `"auto"`.
         template (`str`): The chat template's text.
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer the template is used with.
@@ -141,8 +130,20 @@ def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
     return np.asarray(rows.with_format("numpy")[name][:])
 
 
+def families(rows: datasets.Dataset) -> pa.Array | None:
+    """What each row belongs to: the conversation it was split or made from, else itself; `None` where rows don't say.
+
+    Rows of recipes/build.py have the columns `id` and `parent`. A row with neither is alone.
+    """
+    if not {"id", "parent"} <= set(rows.column_names):
+        return None
+    table = rows.select_columns(["id", "parent"]).with_format("arrow")[:]
+    keys = [table[name].combine_chunks().cast(pa.string()) for name in ("parent", "id")]
+    return pc.coalesce(*keys, pa.array([f"row {place}" for place in range(len(rows))]))
+
+
 def hold_out(
-    rows: datasets.Dataset, test_size: float | int | None, seed: int
+    rows: datasets.Dataset, test_size: float | int | None, seed: int, families: pa.Array | None = None
 ) -> tuple[datasets.Dataset, datasets.Dataset | None]:
     """A seeded split: the same rows on every process, in every restart. No test rows with `test_size=None`.
 
@@ -150,10 +151,11 @@ def hold_out(
         rows (`datasets.Dataset`): All rows.
         test_size (`float` or `int`, *optional*): A share of the conversations, or their number.
         seed (`int`): Of the shuffle that chooses them.
+        families (`pa.Array`, *optional*): From [`families`], of the rows that `row` is a place among. Rows of one
+            family go to the same side; by default those of one `row`, the parts of a conversation split by length.
     """
     if not test_size:
         return rows, None
-    # Parts of one long conversation (`row` is the conversation's place) go to the same side.
     groups = pa.array(_column(rows, "row") if "row" in rows.column_names else np.arange(len(rows)))
-    mask = train_test_masks(groups, test_size, seed)
+    mask = train_test_masks(groups if families is None else families.take(groups), test_size, seed)
     return rows.select(np.flatnonzero(~mask)), rows.select(np.flatnonzero(mask))

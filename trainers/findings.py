@@ -100,7 +100,7 @@ def _data(found: dict):
         yield "error" if share >= SHARE else "warning", "test rows", what, fix
     if found["twins"]["parts"]:
         what = f"Conversations with parts both in training and among the test rows: {found['twins']['parts']:,}."
-        yield "error", "test rows", what, "Split with recipes/build.py (test_size) and set dataset_test_split."
+        yield "error", "test rows", what, "Make the test split with test_size, which keeps a conversation together."
     if found["columns"]["unread"]:
         names = ", ".join(found["columns"]["unread"])
         yield "warning", "columns", f"Columns that nothing reads: {names}.", "Nothing to do unless they hold the data."

@@ -16,7 +16,7 @@ from . import templates
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
-    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -240,19 +240,56 @@ def lora_config(
 
     if not args.use_peft:
         return None
-    target = args.lora_target_modules
     return LoraConfig(
         task_type="CAUSAL_LM",
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
-        target_modules="all-linear" if target == ["all-linear"] else target,
+        target_modules=_targets(args),
         use_dora=args.use_dora,
         use_rslora=args.use_rslora,
         trainable_token_indices={"embed_tokens": list(new_token_ids)} if new_token_ids else None,
         modules_to_save=["lm_head"] if new_token_ids else None,
         revision=base_revision,
     )
+
+
+def _targets(args: ModelArguments) -> str | list[str]:
+    """PEFT takes one name for a pattern of a whole path, which would match nothing."""
+    target = args.lora_target_modules
+    if target in ("all-linear", ["all-linear"]):
+        return "all-linear"
+    return [target] if isinstance(target, str) and re.fullmatch(r"\w+", target) else target
+
+
+def check_targets(args: ModelArguments, config: PretrainedConfig) -> None:
+    """Whether `lora_target_modules` names layers that an adapter can go to; builds the model without weights.
+
+    Raises:
+        ConfigError: For a name that no such layer has, or a pattern that is none.
+    """
+    target = _targets(args)
+    if not args.use_peft or target == "all-linear":
+        return
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, Conv1D)
+    layers = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    others = [name for name, module in model.named_modules() if not isinstance(module, kinds)]
+    for one in [target] if isinstance(target, str) else target:
+        pattern = one if isinstance(target, str) else rf"(.*\.)?{re.escape(one)}"
+        try:
+            found, wrong = ([name for name in names if re.fullmatch(pattern, name)] for names in (layers, others))
+        except re.error as error:
+            raise ConfigError(f"lora_target_modules: {one!r} is no name and no pattern: {error}.") from error
+        if wrong or not found:
+            allowed = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in layers}))
+            what = f"takes in {wrong[0]!r}, which is no layer for an adapter" if wrong else "is no layer of the model"
+            raise ConfigError(f"lora_target_modules: {one!r} {what}. Allowed: all-linear, or some of {allowed}.")
 
 
 def torch_dtype(name: str) -> torch.dtype | str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import census, conversations, findings, labelling, models
+from . import census, conversations, findings, labelling, models, reading
 from . import memory as estimate
 from .labels import IGNORED
 
@@ -52,23 +52,25 @@ def report(
     policy = policy_of(args, training)
     tokenizer, template, added = models.load_tokenizer(args)
     config = load_config(args)
+    models.check_targets(args, config)
     place = (args.dataset_name, args.dataset_config, args.dataset_revision)
-    raw = conversations.load_rows(*place, args.dataset_train_split)
+    raw = reading.load_rows(*place, args.dataset_train_split, args.dataset_format)
     rows = conversations.conversations(raw, args.dataset_format, template, tokenizer)
     labelled = labelling.label_all(rows, tokenizer, template, policy)
+    source = raw
     if args.dataset_test_split:
-        more = conversations.load_rows(*place, args.dataset_test_split)
-        more = conversations.conversations(more, args.dataset_format, template, tokenizer)
+        more = reading.load_rows(*place, args.dataset_test_split, args.dataset_format)
+        source, more = more, conversations.conversations(more, args.dataset_format, template, tokenizer)
         held = labelling.label_all(more, tokenizer, template, policy)
         train, test, held = _used(labelled), _used(held), labelling.counts(held)
     else:
         more = rows
         train, test, held = _used(labelled), None, {}
         if args.test_size and len(train) > 1:
-            train, test = conversations.hold_out(train, args.test_size, args.split_seed)
+            train, test = conversations.hold_out(train, args.test_size, args.split_seed, conversations.families(raw))
     found = {
         "model": {"name": args.model_name_or_path, "chat_template": args.chat_template, "tokens_added": len(added)},
-        "data": conversations.describe(raw, args.dataset_name, args.dataset_train_split, args.dataset_license),
+        "data": reading.describe(raw, args.dataset_name, args.dataset_train_split, args.dataset_license),
         "policy": policy._asdict(),
         "columns": census.columns(raw, args.dataset_format),
         "roles": census.roles(raw, rows),
@@ -80,7 +82,7 @@ def report(
         "bos": census.bos(train, tokenizer),
         "stop": census.stops(train, tokenizer),
         "special_tokens": census.specials(rows, tokenizer),
-        "twins": census.twins(rows, train, more, test),
+        "twins": census.twins(rows, train, more, test) | {"parts": census.parts(train, raw, test, source)},
         "steps": steps(train, training, world_size),
         "positions": getattr(config.get_text_config(), "max_position_embeddings", None),
         "memory": {},

@@ -140,7 +140,7 @@ def facts(args, training, base_revision: str | None, data: dict, preflight: str,
         args (`SftArguments`): The recipe's arguments.
         training (`SFTConfig`): The trainer's arguments.
         base_revision (`str`, *optional*): Commit of the base.
-        data (`dict`): From [`trainers.conversations.describe`].
+        data (`dict`): From [`trainers.reading.describe`].
         preflight (`str`): From [`trainers.preflight.short`].
         loss (`dict`): Mean loss by what it was measured on.
     """

@@ -13,16 +13,19 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as for the recipes themselves: scripts in recipes/
 
 import arguments
-from datasets import load_dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from instruct_builders import formats
+from instruct_builders.errors import SourceError
+from trainers.reading import load_rows
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
 
 
 @dataclass
 class TinyLlamaArguments:
-    dataset_name: str  # a directory made by recipes/build.py, in the messages format
+    dataset_name: str  # a directory made by recipes/build.py, a Hub dataset, or a file
     output_dir: str
     vocab_size: int = 4096
     hidden_size: int = 256
@@ -33,9 +36,15 @@ class TinyLlamaArguments:
 
 def main(argv: list[str] | None = None) -> None:
     (args,) = arguments.parse((TinyLlamaArguments,), argv)
-    rows = load_dataset(args.dataset_name, split="train")["messages"]
-    texts = [turn["content"] for turns in rows for turn in turns]
-    make(Path(args.output_dir), texts, args.vocab_size, args.hidden_size, args.num_hidden_layers, args.max_length)
+    rows = load_rows(args.dataset_name)
+    source = formats.detect(rows.features)
+    if source is None:
+        known = ", ".join(formats.FORMATS)
+        raise SourceError(f"dataset_name: {args.dataset_name} has the columns {rows.column_names}, none of {known}.")
+    rows = rows if source == "messages" else formats.convert(rows, source, "messages")
+    texts = [turn["content"] for turns in rows["messages"] for turn in turns]
+    sizes = (args.vocab_size, args.hidden_size, args.num_hidden_layers, args.max_length)
+    make(Path(args.output_dir), texts, *sizes, args.seed)
     print(f"a random Llama and its tokenizer are in {args.output_dir}")
 
 

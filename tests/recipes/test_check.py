@@ -11,6 +11,7 @@ import sys
 import zlib
 from pathlib import Path
 
+import datasets
 import pytest
 
 HERE = Path(__file__).resolve().parent
@@ -75,12 +76,27 @@ def test_a_good_run_can_start(model, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_evaluated_is_said(model, tmp_path, capsys):
+    data = rows(tmp_path / "rows.jsonl")
+    assert run(model, data, "--eval_strategy", "epoch") == 0
+    assert "eval_strategy: epoch becomes no" in capsys.readouterr().out
+    (tmp_path / "folder").mkdir()
+    for name in ("train", "test"):
+        rows(tmp_path / "folder" / f"{name}.jsonl")
+    run(model, tmp_path / "folder", "--eval_strategy", "epoch")
+    said = capsys.readouterr().out
+    assert "evaluated on the split 'test'" in said and "12 to train on, 12 held out" in said
+
+
 STOPPED = [
     ("--learning_rat 1e-4", "Did you mean 'learning_rate'"),
     ("--chat_template alpacca", "Did you mean 'alpaca'"),
     ("--max_length 20", "12 rows (100.0%) are longer than max_length 20"),
     ("--overlength cut", "truncate_turns"),
     ("--load_in_4bit", "use_peft: true"),
+    ("--use_peft --lora_r 0", "lora_r: 0"),
+    ("--use_peft --lora_target_modules foo", "'foo' is no layer"),
+    ("--push_to_hub --hub_model_id me/x", "HF_TOKEN"),
     ("--dataset_train_split nowhere", "nowhere"),
     ("--test_size 50", "both need one"),
     ("--device_memory_gb 0.001", "the device has 0.0 GiB"),
@@ -130,7 +146,12 @@ def drawn(model, tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("page")
     evil = {"instruction": EVIL, "input": "", "output": EVIL, "<b>column</b>": "x"}
     lines = ({"instruction": "Long " * 40, "input": "", "output": "long " * 60}, evil)
-    data = rows(folder / "rows.jsonl", lines)
+    raw = rows(folder / "rows.jsonl", lines).read_text(encoding="utf-8").splitlines()
+    data = folder / "built"  # read as it is; of a raw file its control characters would be refused
+    data.mkdir()
+    lines = [{"<b>column</b>": None} | json.loads(line) for line in raw]
+    datasets.Dataset.from_list(lines).to_parquet(data / "train.parquet")
+    (data / "build.json").write_text("{}", encoding="utf-8")
     flags = ("--page", str(folder / "check.html"), "--json", str(folder / "check.json"), "--examples", "14")
     run(model, data, *flags, "--max_length", "400", "--overlength", "drop", "--special_tokens", "escape")
     return folder / "check.html", json.loads((folder / "check.json").read_text(encoding="utf-8"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import datasets
 import pytest
 
 from instruct_builders.errors import ConfigError, RowError, SourceError
-from trainers import conversations, labelling, supervision, templates
+from trainers import conversations, labelling, reading, supervision, templates
 
 ALPACA = [
     {"instruction": "Name a colour.", "input": "of the sky", "output": "Blue."},
@@ -132,13 +135,94 @@ def test_what_is_known_of_the_data_comes_from_the_data(tmp_path):
         "---\nlicense: cc-by-nc-4.0\nconfigs:\n- config_name: default\n  data_files:\n"
         "  - split: train\n    path: default/train-*.parquet\n---\n"
     )
-    loaded = conversations.load_rows(str(folder))
-    fact = conversations.describe(loaded, str(folder), "train")
+    loaded = reading.load_rows(str(folder))
+    fact = reading.describe(loaded, str(folder), "train")
     assert fact["name"] == "built" and fact["license"] == "cc-by-nc-4.0" and fact["rows"] == 3
     assert fact["revision"].startswith("sha256:") and str(tmp_path) not in str(fact)
-    assert conversations.describe(loaded, str(folder), "train", "mit")["license"] == "mit"
+    assert reading.describe(loaded, str(folder), "train", "mit")["license"] == "mit"
+    file = next((folder / "default").iterdir())
+    assert hashlib.sha256(file.read_bytes()).hexdigest().startswith(reading._digest(file).removeprefix("sha256:"))
     with pytest.raises(SourceError, match=r"a \.txt file"):
         (tmp_path / "x.txt").write_text("x")
-        conversations.load_rows(str(tmp_path / "x.txt"))
+        reading.load_rows(str(tmp_path / "x.txt"))
     with pytest.raises(SourceError, match="no rows"):
         conversations.conversations(rows.select([]), "auto", "", None)
+
+
+def write(path, *rows) -> str:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+TURNS = [{"from": "human", "value": 'Say "42".'}, {"from": "gpt", "value": "42"}]
+RAW = {
+    "alpaca": ({"instruction": "Say.", "input": "", "output": "42"}, {"instruction": "Say", "output": 42}),
+    "sharegpt": ({"conversations": TURNS}, {"conversations": [TURNS[0], {"from": "gpt", "value": 42}]}),
+    "prompt_completion": ({"prompt": "Say.", "completion": "42"}, {"prompt": "Say", "completion": 42}),
+    "text": ({"text": "42"}, {"text": 42}),
+}
+
+
+@pytest.mark.parametrize("kind", RAW)
+@pytest.mark.parametrize("where", ["rows.jsonl", "folder/train.jsonl"])
+def test_a_number_among_raw_texts_is_an_error_and_no_text_is_quoted(kind, where, tmp_path):
+    good, bad = RAW[kind]
+    name = write(tmp_path / where, good, bad)
+    name = name if where == "rows.jsonl" else str(tmp_path / "folder")
+    said = r"line 2, row 1: non_string" if kind in ("alpaca", "sharegpt") else "holds other things than text"
+    with pytest.raises(SourceError, match=rf"(?s){said}.*recipes/build\.py"):
+        reading.load_rows(name)
+    write(tmp_path / where, good, good)
+    row = reading.load_rows(name)[1]
+    assert {key: row[key] for key in good} == good
+
+
+def test_a_folder_of_raw_files_has_the_splits_of_its_names_and_a_digest(tmp_path):
+    first, second = {"instruction": "a", "input": "", "output": "b"}, {"instruction": "c", "input": "", "output": "d"}
+    write(tmp_path / "raw" / "train.jsonl", first, first)
+    write(tmp_path / "raw" / "test.jsonl", second)
+    folder = str(tmp_path / "raw")
+    assert sorted(reading.splits(folder)) == ["test", "train"]
+    assert reading.load_rows(folder)["instruction"][:] == ["a", "a"]
+    assert reading.load_rows(folder, split="test")["instruction"][:] == ["c"]
+    rows = reading.load_rows(folder)
+    before = reading.describe(rows, folder, "train")["revision"]
+    write(tmp_path / "raw" / "test.jsonl", first)
+    after = reading.describe(rows, folder, "train")["revision"]
+    assert before != after and before.startswith("sha256:")
+    (tmp_path / "empty").mkdir()
+    assert reading.describe(rows, str(tmp_path / "empty"), "train")["revision"] is None
+
+
+def test_parts_of_a_conversation_are_held_out_together():
+    rows = datasets.Dataset.from_dict(
+        {"id": [f"{n}" for n in range(60)], "parent": [f"p{n // 3}" if n < 30 else None for n in range(60)]}
+    )
+    families = conversations.families(rows)
+    labelled = rows.add_column("row", list(range(60)))
+    for seed in range(5):
+        train, test = conversations.hold_out(labelled, 0.3, seed, families)
+        assert len(train) + len(test) == 60 and len(test) >= 12
+        assert not set(families.take(train["row"][:]).to_pylist()) & set(families.take(test["row"][:]).to_pylist())
+    assert conversations.families(rows.remove_columns("parent")) is None
+
+
+def test_a_hub_dataset_with_a_test_split_is_evaluated_on_it(hub, tmp_path):
+    from types import SimpleNamespace
+
+    from huggingface_hub import HfApi
+
+    for split in ("train", "test"):
+        datasets.Dataset.from_list(ALPACA).to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    api = HfApi()
+    api.create_repo("me/data", repo_type="dataset")
+    api.upload_folder(repo_id="me/data", repo_type="dataset", folder_path=tmp_path)
+    place = {"dataset_name": "me/data", "dataset_config": None, "dataset_revision": None}
+    args = SimpleNamespace(**place, dataset_train_split="train[:2]", dataset_test_split=None, test_size=None)
+    assert conversations.settle_evaluation(args, None) == [
+        "evaluated on the split 'test' of me/data; none of it is trained on"
+    ]
+    assert args.dataset_test_split == "test" and len(reading.load_rows("me/data", split="train[:2]")) == 2
+    with pytest.raises(SourceError, match="nobody/nothing"):
+        reading.splits("nobody/nothing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,9 @@ from instruct_builders.errors import BuildError, ConfigError, SourceError, Templ
 from trainers import models, release
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT 0.21
+
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
 def arguments(model, **options) -> models.ModelArguments:
@@ -171,3 +175,23 @@ def test_a_merge_beyond_the_tolerance_writes_nothing(adapter, tmp_path):
 
 def test_a_merge_into_another_base_type_is_measured_against_its_own_rounding(adapter, tmp_path):
     assert 1e-4 < release.merge_adapter(adapter[0], tmp_path / "merged", dtype="bfloat16") < 0.05
+
+
+def test_the_tiny_llama_names_data_that_is_not_there_and_heeds_its_seed(tmp_path, capsys):
+    import runpy
+
+    tiny = runpy.run_path(str(RECIPES / "quickstart" / "tiny_llama.py"))["main"]
+    with pytest.raises(SourceError, match="no-such"):
+        tiny(["--dataset_name", str(tmp_path / "no-such"), "--output_dir", str(tmp_path / "x")])
+    (tmp_path / "odd.jsonl").write_text('{"question": "?"}\n')
+    with pytest.raises(SourceError, match="question"):
+        tiny(["--dataset_name", str(tmp_path / "odd.jsonl"), "--output_dir", str(tmp_path / "x")])
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "Say red.", "input": "", "output": "Red!"}\n')
+    weights = []
+    for place, seed in enumerate(("1", "1", "2")):
+        folder = tmp_path / str(place)
+        size = "--hidden_size 16 --num_hidden_layers 1 --vocab_size 300"
+        flags = f"--dataset_name {tmp_path / 'rows.jsonl'} --output_dir {folder} --seed {seed} {size}"
+        tiny(flags.split())
+        weights.append((folder / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]

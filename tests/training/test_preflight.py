@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from instruct_builders.errors import TemplateError
-from trainers import census, conversations, findings, labelling, page, preflight, templates
+from trainers import census, conversations, findings, labelling, page, preflight, reading, templates
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated")  # TRL's own default
 WORDS = "red green blue black white grey pink gold cyan lime teal plum".split()
@@ -120,9 +120,8 @@ FAULTS = [
     ("--max_length 100", PLANTED[:15], ("error", "length"), "Raise max_length to"),
     ("--max_length 100 --overlength truncate_tokens", PLANTED[:15], ("warning", "length"), "truncate_turns"),
     ("--special_tokens allow", PLANTED[15:], ("error", "special tokens"), "special_tokens: reject"),
-    ("", [*CLEAN, {"conversations": [{"from": "human", "value": "?"}], "site": "x"}], ("error", "rows"), "build.py"),
     ("--train_on_prompts", CLEAN, ("warning", "loss"), "Leave train_on_prompts out"),
-    ("--test_size 7", CLEAN[:2] * 7, ("error", "test rows"), "exact_duplicates"),
+    ("--test_size 7", [said("Say" + " " * n + "red.", "Red!") for n in range(14)], ("error", "test rows"), "exact_"),
     ("--packing --max_length 64", CLEAN, ("warning", "packing"), "gradient_accumulation_steps 8 times"),
 ]
 
@@ -132,6 +131,49 @@ def test_a_fault_is_found(flags, rows, problem, fix, tiny_llama, tmp_path):
     found = report(tiny_llama(), write(tmp_path / "rows.jsonl", rows), *flags.split())
     assert problem in problems(found)
     assert any(fix in entry["fix"] or fix in entry["what"] for entry in found["problems"])
+
+
+def built(folder, **splits) -> str:
+    """A directory as recipes/build.py leaves it, of rows that it would not leave like that."""
+    folder.mkdir()
+    for name, rows in splits.items():
+        datasets.Dataset.from_list(rows).to_parquet(folder / f"{name}.parquet")
+    (folder / "build.json").write_text("{}", encoding="utf-8")
+    return str(folder)
+
+
+def test_a_row_without_an_answer_is_found(tiny_llama, tmp_path):
+    rows = [*CLEAN, {"conversations": [{"from": "human", "value": "?"}], "site": "x"}]
+    found = report(tiny_llama(), built(tmp_path / "built", train=rows))
+    assert ("error", "rows") in problems(found)
+    assert any("build.py" in entry["fix"] for entry in found["problems"])
+
+
+def parted(number: int) -> list[dict]:
+    """Conversations that recipes/build.py split in three, as it leaves them."""
+    return [
+        {"id": f"{word}-{part}", "parent": word, "messages": [
+            {"role": "user", "content": f"Say {word} {part}."}, {"role": "assistant", "content": f"{word}!"}
+        ]}
+        for word in WORDS[:number] for part in range(3)
+    ]  # fmt: skip
+
+
+def test_parts_made_by_the_build_stay_on_one_side(tiny_llama, tmp_path):
+    folder = built(tmp_path / "built", train=parted(12))
+    found = report(tiny_llama(), folder, "--test_size", "4", memory=False)
+    assert (found["rows"]["train"], found["rows"]["test"]) == (24, 12)
+    assert found["twins"]["parts"] == 0 and ("error", "test rows") not in problems(found)
+
+
+def test_a_test_split_with_parts_of_what_is_trained_on_is_a_leak(tiny_llama, tmp_path):
+    rows = parted(12)
+    folder = built(tmp_path / "leak", train=rows[:-2], test=rows[-2:])
+    found = report(tiny_llama(), folder, "--dataset_test_split", "test", memory=False)
+    assert found["twins"]["parts"] == 1 and ("error", "test rows") in problems(found)
+    folder = built(tmp_path / "clean", train=rows[:-3], test=rows[-3:])
+    found = report(tiny_llama(), folder, "--dataset_test_split", "test", memory=False)
+    assert found["twins"]["parts"] == 0 and ("error", "test rows") not in problems(found)
 
 
 def test_a_device_that_is_too_small(tiny_llama, tmp_path):
@@ -231,7 +273,7 @@ def test_steps_are_those_that_the_trainer_takes(flags, tiny_llama, tmp_path):
         train = datasets.Dataset.from_list([row | {"labels": row["input_ids"]} for row in rows])
     else:
         template = templates.load("vicuna_short", tokenizer)
-        raw = conversations.conversations(conversations.load_rows(data), "auto", template, tokenizer)
+        raw = conversations.conversations(reading.load_rows(data), "auto", template, tokenizer)
         policy = labelling.Policy(training.max_length, "drop")
         train, _ = labelling.settle(labelling.label_all(raw, tokenizer, template, policy), policy)
         train = train.select_columns(["input_ids", "labels"])

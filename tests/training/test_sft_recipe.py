@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from instruct_builders.errors import ConfigError, SourceError, TemplateError
+from instruct_builders.errors import ConfigError, PublishError, SourceError, TemplateError
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = "red green blue black white grey pink gold cyan lime teal plum".split()
@@ -37,8 +37,9 @@ def run(model, data, output, *flags: str) -> Path:
     import sft
 
     base = f"--model_name_or_path {model} --dataset_name {data} --output_dir {output} --use_cpu --disable_tqdm"
-    fixed = "--max_steps 3 --per_device_train_batch_size 4 --learning_rate 1e-2 --save_strategy no --logging_steps 1"
+    fixed = "--max_steps 3 --per_device_train_batch_size 4 --learning_rate 1e-2 --logging_steps 1"
     own = [*base.split(), *fixed.split(), "--activation_checkpointing", "false"]
+    own += [] if "--save_steps" in flags else ["--save_strategy", "no"]
     sft.main([*own, *([] if "--bf16" in flags else ["--bf16", "false"]), *flags])
     return Path(output)
 
@@ -131,6 +132,15 @@ REFUSED = [
     ("--push_to_hub --hub_model_id me/x --use_peft", ConfigError, "local folder"),
     ("--test_size 2 --dataset_test_split test --chat_template alpaca", ConfigError, "Choose one"),
     ("--test_size 12 --chat_template alpaca", ConfigError, "both need one"),
+    ("--use_peft --lora_r 0", ConfigError, "lora_r: 0 given; a rank is 1 or more"),
+    ("--use_peft --lora_dropout 1.0", ConfigError, "from 0 to below 1"),
+    ("--use_peft --lora_target_modules foo --chat_template alpaca", ConfigError, "'foo' is no layer.* all-linear, or"),
+    ("--use_peft --lora_target_modules q_proj mlp --chat_template alpaca", ConfigError, "'mlp' takes in .*q_proj"),
+    ("--use_peft --lora_target_modules [ --chat_template alpaca", ConfigError, "no name and no pattern"),
+    ("--report_to wandb", ConfigError, "report_to: 'wandb' can't be used: .*install"),
+    ("--report_to wandbb", ConfigError, "Did you mean 'wandb'"),
+    ("--push_to_hub --hub_model_id me/x", PublishError, "HF_TOKEN"),
+    ("--push_to_hub --hub_model_id me/x/y", PublishError, "namespace/name"),
     ("--max_length 10 --chat_template alpaca", ConfigError, "12 of 12 rows are longer than max_length 10"),
     ("--overlength cut --chat_template alpaca", ConfigError, "error, drop, truncate_turns"),
     ("--dtype int4 --chat_template alpaca", ConfigError, "auto, bfloat16"),
@@ -143,6 +153,44 @@ def test_what_can_not_be_right_is_refused_before_training(flags, error, says, ti
     with pytest.raises(error, match=says):
         run(tiny_llama(), rows, tmp_path, *flags.split())
     assert not (tmp_path / "final").exists()
+
+
+@pytest.mark.parametrize("under", ["a-file", "a-file/run"])
+def test_an_output_dir_that_can_not_be_made_is_refused_before_the_model_is_read(under, rows, tmp_path):
+    (tmp_path / "a-file").write_text("x")
+    with pytest.raises(ConfigError, match=r"output_dir: .*a-file is a file"):
+        run("no/such-model", rows, tmp_path / under)
+
+
+def readme_run(model, data, output) -> None:
+    """The README's command: a recipe's YAML with a model and a dataset of one's own."""
+    import sft
+
+    small = "--use_cpu --bf16 false --dtype float32 --max_steps 1 --disable_tqdm --save_strategy no --merge false"
+    flags = f"--model_name_or_path {model} --dataset_name {data} --output_dir {output} {small}"
+    sft.main(["--config", str(ROOT / "recipes" / "alpaca" / "sft_lora.yaml"), *flags.split()])
+
+
+def test_the_recipe_takes_a_built_directory_with_and_without_a_test_split(tiny_llama, rows, tmp_path, capsys):
+    import build
+
+    for size in ("2", "0"):
+        flags = f"--builder alpaca --data_files {rows} --output_dir {tmp_path / size} --test_size {size}"
+        build.main(flags.split())
+        readme_run(tiny_llama(), tmp_path / size, tmp_path / f"run{size}")
+        said = capsys.readouterr().out
+        if size == "2":
+            assert f"evaluated on the split 'test' of {tmp_path / size}" in said and "held out 0.0" not in said
+            assert "10 to train on, 2 held out" in said and re.search(r"mean loss: train [\d.]+, held out", said)
+        else:
+            assert "eval_strategy: epoch becomes no" in said and "12 to train on, 0 held out" in said
+        assert (tmp_path / f"run{size}" / "final" / "adapter_model.safetensors").is_file()
+
+
+def test_the_best_checkpoint_needs_rows_to_be_best_on(rows, tmp_path):
+    flags = "--load_best_model_at_end --eval_strategy steps --eval_steps 100 --save_steps 100"
+    with pytest.raises(ConfigError, match="load_best_model_at_end needs rows"):
+        run("no/such-model", rows, tmp_path, *flags.split())
 
 
 def test_a_missing_model_is_named(rows, tmp_path):
@@ -160,6 +208,7 @@ def test_the_pushed_directories_are_the_final_ones(tiny_llama, rows, tmp_path, m
         return publish.PublishResult(url=f"https://huggingface.co/{repo_id}", commit=None, tag=None, files=[])
 
     monkeypatch.setattr(publish, "publish", record)
+    monkeypatch.setenv("HF_TOKEN", "never-sent")
     flags = "--chat_template alpaca --use_peft --merge --push_to_hub --hub_merged_model_id me/merged"
     out = run(tiny_llama(), rows, tmp_path, *flags.split())
     assert pushed == [(out / "merged", "me/merged", {"private": True, "repo_type": "model"})]
