@@ -57,9 +57,8 @@ def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> 
             raise ConfigError(f"--config takes one YAML file, got {path!r}.")
         given.update({key: (value, f"{path}: ") for key, value in _load_yaml(path).items()})
     for key in _of_something_else(allowed, given, flags):
-        print(
-            f"{key}: {given.pop(key)[0]!r} of {path} is left out: it belongs to another value there", file=sys.stderr
-        )
+        value, owner = given.pop(key)[0], allowed[key].metadata["belongs_to"]
+        print(f"{key}: {value!r} of {path} is left out: it goes with the {owner} there", file=sys.stderr)
     given.update({key: (value, "--") for key, value in flags.items()})
     for key, (_, where) in given.items():
         if key in SECRET_KEYS:
