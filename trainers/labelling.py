@@ -6,15 +6,18 @@ recipes/sft.py trains on what this gives and recipes/check.py reports it: one co
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from instruct_builders.errors import ConfigError, RowError, TemplateError
 
-from . import control_tokens, lengths, supervision
+from . import columns, control_tokens, lengths, supervision, tables
 
 if TYPE_CHECKING:
     import datasets
@@ -81,15 +84,17 @@ def label_all(
     number, text = datasets.Value("int64"), datasets.Value("string")
     lists = {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(number)}
     fields = {"length": number, "trained": number, "row": number, "outcome": text, "detail": text, "tokens": number}
-    return rows.map(
-        _label_batch,
+    given = {"tokenizer": tokenizer, "template": template, "policy": tuple(policy), "code": CODE}
+    labelled = rows.with_format("arrow").map(
+        _label_table,
         batched=True,
         with_indices=True,
         remove_columns=rows.column_names,
         features=datasets.Features(lists | fields),
-        fn_kwargs={"tokenizer": tokenizer, "template": template, "policy": tuple(policy), "code": CODE},
+        fn_kwargs=given | {"features": rows.features},
         desc="Labels",
     )
+    return labelled.with_format(rows.format["type"], **rows.format["format_kwargs"])
 
 
 def settle(labelled: datasets.Dataset, policy: Policy) -> tuple[datasets.Dataset, dict[str, int]]:
@@ -136,28 +141,75 @@ def counts(labelled: datasets.Dataset) -> dict[str, int]:
     return total | ({"split": split, "parts": parts} if parts else {}) | found
 
 
-def _label_batch(batch: dict, indices: list[int], *, tokenizer, template, policy, code) -> dict:
-    policy = Policy(*policy)
-    job = _Job(tokenizer, template, policy)
-    pending = [job.first_look(batch, place, index) for place, index in enumerate(indices)]
-    plain = [place for place, part in enumerate(pending) if part is None]
-    done = dict(zip(plain, job.label(batch, plain, indices), strict=True))
-    parts = []
-    for place, index in enumerate(indices):
-        part = pending[place] or done[place]
-        over = part.outcome == "whole" and policy.limit is not None and len(part.ids) > policy.limit
-        parts += job.shorten(batch, place, index, part) if over else [part]
-    trained = [int((np.asarray(part.labels) != supervision.IGNORED).sum()) if len(part.ids) else 0 for part in parts]
-    return {
-        "input_ids": [np.asarray(part.ids, np.int32) for part in parts],
-        "labels": [np.asarray(part.labels, np.int64) for part in parts],
-        "length": [len(part.ids) for part in parts],
-        "trained": trained,
-        "row": [part.row for part in parts],
-        "outcome": [part.outcome for part in parts],
-        "detail": [part.detail for part in parts],
-        "tokens": [part.tokens or len(part.ids) for part in parts],
+def _label_table(table: pa.Table, indices: list[int], *, tokenizer, template, policy, features, code) -> pa.Table:
+    """Plain rows at once; row by row those with typed special tokens, too long, of unusual shapes, or with faults."""
+    import datasets
+
+    job = _Job(tokenizer, template, Policy(*policy))
+    found = job.plain(table)
+    limit = job.policy.limit
+    over = np.zeros(len(found.rows), bool) if limit is None else found.counts > limit
+    long, found = tables._take(found, np.flatnonzero(over)), tables._take(found, np.flatnonzero(~over))
+    left = np.setdiff1d(np.arange(len(table)), found.rows)
+    parts: list[tuple[int, Part]] = []
+    if len(left):
+        info = datasets.DatasetInfo(features=features)
+        batch = datasets.Dataset(datasets.table.InMemoryTable(table.take(left)), info=info, fingerprint="rows")[:]
+        numbers = [int(indices[place]) for place in left]
+        ends = np.cumsum(long.counts)[:-1]
+        made = zip(np.split(long.ids, ends), np.split(long.labels, ends), strict=True) if len(long.rows) else ()
+        places = np.searchsorted(left, long.rows).tolist()
+        known = {
+            place: job.part(ids, labels, numbers[place]) for place, (ids, labels) in zip(places, made, strict=True)
+        }
+        parts = [(int(left[place]), part) for place, part in _label_rows(job, batch, numbers, known)]
+    return _to_arrow(found, parts, np.asarray(indices, np.int64), job.policy)
+
+
+def _label_rows(job: _Job, batch: dict, indices: list[int], known: dict[int, Part]) -> list[tuple[int, Part]]:
+    """What becomes of rows, one by one, with the place of each; `known` are those that are labelled already."""
+    done = known | {
+        place: part
+        for place, index in enumerate(indices)
+        if place not in known and (part := job.first_look(batch, place, index)) is not None
     }
+    plain = [place for place in range(len(indices)) if place not in done]
+    done |= zip(plain, job.label(batch, plain, indices), strict=True)
+    parts: list[tuple[int, Part]] = []
+    for place, index in enumerate(indices):
+        part = done[place]
+        over = part.outcome == "whole" and job.policy.limit is not None and len(part.ids) > job.policy.limit
+        parts += [(place, one) for one in (job.shorten(batch, place, index, part) if over else [part])]
+    return parts
+
+
+def _to_arrow(found: tables.Labelled, parts: list[tuple[int, Part]], indices: np.ndarray, policy: Policy) -> pa.Table:
+    """Plain rows and parts of others, in the order of the batch, with what [`label_all`] says of each."""
+    if policy.train_on_prompts:
+        found = found._replace(labels=found.ids)
+    lists = [(place, np.asarray(part.ids, np.int64), np.asarray(part.labels, np.int64)) for place, part in parts]
+    made = tables.to_arrow(found, lists)
+    length = pc.list_value_length(made["input_ids"]).to_numpy()
+    learned = pc.list_flatten(made["labels"]).to_numpy() != supervision.IGNORED
+    ends, sums = (np.concatenate([[0], np.cumsum(values)]).astype(np.int64) for values in (length, learned))
+    places = np.concatenate([found.rows, [place for place, _ in parts]]).astype(np.int64)
+    order = np.argsort(places, kind="stable")  # as tables.to_arrow has it
+
+    def told(plain: object, others: list, kind: pa.DataType) -> pa.Array:
+        values = np.full(len(places), plain, object)
+        values[len(found.rows) :] = others
+        return pa.array(values[order], kind)
+
+    before = told(0, [part.tokens for _, part in parts], pa.int64()).to_numpy()
+    fields = {
+        "length": pa.array(length, pa.int64()),
+        "trained": pa.array(sums[ends[1:]] - sums[ends[:-1]], pa.int64()),
+        "row": pa.array(indices[places[order]], pa.int64()),
+        "outcome": told("whole", [part.outcome for _, part in parts], pa.string()),
+        "detail": told("", [part.detail for _, part in parts], pa.string()),
+        "tokens": pa.array(np.where(before, before, length), pa.int64()),
+    }
+    return pa.table([*made.columns, *fields.values()], [*made.column_names, *fields])
 
 
 class _Job:
@@ -166,6 +218,20 @@ class _Job:
     def __init__(self, tokenizer, template: str, policy: Policy):
         self.tokenizer, self.template, self.policy = tokenizer, template, policy
         self.special = control_tokens.pattern(tokenizer)
+
+    def plain(self, table: pa.Table) -> tables.Labelled:
+        """The rows that trainers/tables.py labels, without those with typed special tokens."""
+        if not columns.takes(table, "messages"):
+            nothing = np.zeros(0, np.int64)
+            return tables.Labelled(nothing, nothing, nothing, nothing)
+        rows = np.arange(len(table))
+        if self.policy.special_tokens != "allow":
+            rows = np.flatnonzero(~_typed(table, control_tokens.special_tokens(self.tokenizer)))
+            table = table if len(rows) == len(table) else table.take(rows)
+        special = str(self.tokenizer.special_tokens_map)
+        known = tables.tables(self.tokenizer, self.template, "all", len(self.tokenizer), special)
+        found = known.label(table, "messages")
+        return found._replace(rows=rows[found.rows])
 
     def first_look(self, batch: dict, place: int, index: int) -> Part | None:
         """What becomes of a row with typed special tokens; `None` for a row without, or where they are let through."""
@@ -186,7 +252,6 @@ class _Job:
             return []
         some = {name: [column[place] for place in places] for name, column in batch.items()}
         try:
-            # THE call: labels come from nowhere else, but for rows with typed special tokens (`labelled`, below).
             made = supervision.prepare_batch(
                 some, [indices[place] for place in places], tokenizer=self.tokenizer, chat_template=self.template
             )
@@ -249,3 +314,26 @@ def _part(row: dict, messages: list[dict], opening: bool) -> dict:
     """A part that does not open the conversation is without the variables (Alpaca's input) of its first question."""
     variables = row["variables"] if opening else {k: v for k, v in row["variables"].items() if k != "context"}
     return row | {"messages": messages, "variables": variables}
+
+
+def _typed(table: pa.Table, tokens: list[str]) -> np.ndarray:
+    """Rows with special tokens in a content or a variable; rows with other texts are not plain in any case."""
+    found = np.zeros(len(table), bool)
+    if not tokens or not len(table):
+        return found
+    lists = table["messages"].combine_chunks()
+    content = pc.struct_field(pc.list_flatten(lists), "content")
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    found[np.repeat(np.arange(len(table)), counts)[_holds(content, tokens)]] = True
+    if columns.VARIABLES in table.column_names:
+        given = table[columns.VARIABLES].combine_chunks()
+        for field in given.type:
+            if pa.types.is_string(field.type) and field.name != "role":  # as control_tokens.typed
+                found |= _holds(pc.struct_field(given, field.name), tokens)
+    return found
+
+
+def _holds(texts: pa.Array, tokens: list[str]) -> np.ndarray:
+    """Which of some texts hold one of some tokens."""
+    pattern = "|".join(map(re.escape, tokens))
+    return pc.fill_null(pc.match_substring_regex(texts, pattern), False).to_numpy(zero_copy_only=False)
