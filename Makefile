@@ -39,6 +39,8 @@ format: env
 
 bench: env
 	$(BIN)/python benchmarks/conversion.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training_step.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/supervision_table.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
