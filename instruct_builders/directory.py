@@ -57,16 +57,17 @@ def write(
     if not sum(len(split) for split in splits.values()):
         raise BuildError(f"{target}: no row is left to write. rejected.jsonl of the builder says why.")
     check_target(target, build["config_name"], max_shard_size, overwrite)
-    try:
-        with FileLock(target.with_name(f".{target.name}.lock")):
-            refuse_to_clobber(target, overwrite)  # again: somebody else may have held the lock
-            staging = Path(f"{target}.incomplete")
-            shutil.rmtree(staging, ignore_errors=True)  # of a build that was killed: we hold its lock
+    with FileLock(target.with_name(f".{target.name}.lock")):
+        refuse_to_clobber(target, overwrite)  # again: somebody else may have held the lock
+        staging = Path(f"{target}.incomplete")
+        shutil.rmtree(staging, ignore_errors=True)  # of a build that was killed: we hold its lock
+        try:
             _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, languages)
             _swap(staging, target)
-    except BaseException as error:
-        shutil.rmtree(f"{target}.incomplete", ignore_errors=True)
-        raise own_error(error, target) from error
+        except BaseException as error:
+            # Only under the lock: whoever is interrupted while waiting must not delete another's half-built folder.
+            shutil.rmtree(staging, ignore_errors=True)
+            raise own_error(error, target) from error
     return target
 
 
