@@ -13,7 +13,7 @@ env: .venv/installed
 	$(BIN)/python -m pip install --quiet --upgrade pip
 # torch first and alone, pinned: a range would let pip take another build of it
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[generate,train,quant,lang,test,bench,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[generate,train,quant,lang,report,eval,test,bench,dev]"
 	touch $@
 
 quickstart: env
@@ -41,6 +41,8 @@ bench: env
 	$(BIN)/python benchmarks/conversion.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training_step.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/supervision_table.py
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python benchmarks/supervision_speed.py
+	$(BIN)/python benchmarks/mixing.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -16,6 +16,7 @@ _HOMES = {
     "InstructConfig": "builder",
     "Alpaca": "alpaca",
     "Vicuna": "vicuna",
+    "Flan": "flan",
 }
 __all__ = [*_HOMES, "__version__"]
 

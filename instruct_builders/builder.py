@@ -133,10 +133,8 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         cache = str(cache_dir or datasets.config.HF_DATASETS_CACHE)
         if "://" not in cache:
             directory.check_writable(Path(cache))
-        self.files = sources.resolve(data_files, config=config_name, revision=revision, streaming=streaming)
         self.streaming = streaming
-        self.source_format, self.read_schema = self._detect(kwargs.get("columns") or {}, kwargs.get("field"))
-        self.fields = ingest.fields_in_use(self.files, self.source_format, streaming, kwargs.get("columns") or {})
+        self._find_sources(data_files, config_name, revision, kwargs)
         super().__init__(
             cache_dir=cache_dir,
             dataset_name=self.NAME,
@@ -149,6 +147,13 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
     def bundled(cls) -> str:
         """Path of the sample that ships with the package for this builder."""
         raise ConfigError(f"{cls.NAME}: no sample ships with the package; give data_files.")
+
+    def _find_sources(self, data_files, config_name: str | None, revision: str | None, options: dict) -> None:
+        """Sets `files`, and what the rows of them look like; `options` are the given fields of the configuration."""
+        self.files = sources.resolve(data_files, config=config_name, revision=revision, streaming=self.streaming)
+        columns = options.get("columns") or {}
+        self.source_format, self.read_schema = self._detect(columns, options.get("field"))
+        self.fields = ingest.fields_in_use(self.files, self.source_format, self.streaming, columns)
 
     def _digest(self) -> str:
         digest = hashlib.sha256(code_digest().encode())
@@ -235,7 +240,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
             counts["rejected"] = dict(rejected)
             quarantine.check_account(counts, shard.file.name)
             if not self.streaming:
-                part = Path(self._output_dir) / f"counts-{shard.file.split}-{shard.index:06d}.json"
+                part = Path(self._output_dir) / f"counts-{shard.file.split}-{shard.index:09d}.json"
                 part.write_text(json.dumps(counts), encoding="utf-8")
 
     def _chunks(self, shard: Shard) -> Iterator[reader.Chunk]:
@@ -257,7 +262,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
             for line in lines:
                 logger.warning("%s: %s", self.NAME, quarantine.describe([line]).strip())
         else:
-            part = Path(self._output_dir) / f"rejected-{shard.file.split}-{shard.index:06d}.jsonl"
+            part = Path(self._output_dir) / f"rejected-{shard.file.split}-{shard.index:09d}.jsonl"
             quarantine.write_lines(part, lines)
 
     def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs):
@@ -269,7 +274,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
             found = folder.glob(pattern)
             return sorted(found, key=lambda path: (order[path.stem.split("-", 1)[1].rsplit("-", 1)[0]], path.name))
 
-        account = quarantine.merge_accounts(json.loads(path.read_text()) for path in parts("counts-*.json"))
+        account = self._merged([json.loads(path.read_text()) for path in parts("counts-*.json")])
         lines = [line for path in parts("rejected-*.jsonl") for line in quarantine.read_lines(path)]
         self._check_fraction(account, lines)
         quarantine.write_lines(folder / REJECTED_FILE, lines)
@@ -277,8 +282,12 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         for path in [*folder.glob("counts-*.json"), *folder.glob("rejected-*.jsonl")]:
             path.unlink()
 
+    def _merged(self, parts: list[dict]) -> dict:
+        """The account of the build from those of its shards."""
+        return quarantine.merge_accounts(parts)
+
     def _check_fraction(self, account: dict, lines: list[dict]) -> None:
-        rows_in = sum(file["rows_in"] for file in account["files"])
+        rows_in = sum(file["rows_in"] + file.get("added", 0) for file in account["files"])
         rows_out = rows_in - len(lines)
         if rows_out and len(lines) <= self.config.max_bad_fraction * rows_in:
             return

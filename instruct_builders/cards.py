@@ -27,6 +27,7 @@ def dataset_card(
     repo_id: str = "path/to/this/folder",
     title: str | None = None,
     languages: list[str] | None = None,
+    pictures: dict[str, str] | None = None,
 ) -> str:
     """The text of README.md for one built configuration.
 
@@ -37,6 +38,7 @@ def dataset_card(
         repo_id (`str`, *optional*): What `load_dataset` is given in the usage lines.
         title (`str`, *optional*, defaults to the builder's name): The heading.
         languages (`list[str]`, *optional*): ISO 639-1 codes. Left out where not given: nobody has looked.
+        pictures (`dict[str, str]`, *optional*): Caption -> file in the directory.
     """
     config_name = build["config_name"]
     license_id = build["license"]
@@ -66,7 +68,7 @@ def dataset_card(
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         yaml=yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip(),
         title=cell(data["pretty_name"]),
-        description=f"Instruction data in the `{build['format']}` format, built by the `{build['builder']}` builder.",
+        description=f"Instruction data in the `{build['format']}` format, " + _made_by(build),
         repo_id=repo_id,
         config_name=config_name,
         splits=build["splits"],
@@ -78,11 +80,20 @@ def dataset_card(
         rejected=sum(build["rejected"].values()),
         rows_in=sum(file["rows_in"] for file in build["sources"]),
         rows_out=rows,
-        added=sum(step["added"] for step in build["steps"]),
+        added=sum(entry.get("added", 0) for entry in [*build["sources"], *build["steps"]]),
+        mixture=build.get("mixture"),
+        pictures=pictures or {},
         steps=[{**step, "rejected_total": sum(step["rejected"].values())} for step in build["steps"]],
         example=fenced(json.dumps(example, ensure_ascii=False, indent=2, default=str)),
         version=__version__,
     )
+
+
+def _made_by(build: dict) -> str:
+    if "mixture" not in build:
+        return f"built by the `{build['builder']}` builder."
+    drawn = [entry for entry in build["mixture"]["table"] if entry["draws"]]
+    return f"a mixture of {len(drawn)} source{'s' if len(drawn) > 1 else ''}."
 
 
 def license_note(license_id: str | None) -> str:

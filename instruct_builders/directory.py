@@ -35,6 +35,7 @@ def write(
     repo_id: str | None = None,
     title: str | None = None,
     languages: list[str] | None = None,
+    pictures: dict[str, bytes] | None = None,
 ) -> Path:
     """Writes a built dataset in one step: either the whole directory is there afterwards, or it is as it was.
 
@@ -49,11 +50,15 @@ def write(
         max_shard_size (`str` or `int`, *optional*, defaults to `"500MB"`): Largest Parquet file, in Arrow bytes.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to replace an earlier build in `output_dir`.
         repo_id (`str`, *optional*), title (`str`, *optional*), languages (`list[str]`, *optional*): For the card.
+        pictures (`dict[str, bytes]`, *optional*): Caption -> PNG; shown in the card.
 
     Raises:
         BuildError: If nothing is left, the directory is taken, the disk is full, or the counts don't add up.
     """
     target = Path(os.path.abspath(output_dir))
+    if any(split.features != next(iter(splits.values())).features for split in splits.values()):
+        different = {name: split.column_names for name, split in splits.items()}
+        raise BuildError(f"{target}: all splits of a configuration need the same columns and types, not {different}.")
     if not sum(len(split) for split in splits.values()):
         raise BuildError(f"{target}: no row is left to write. rejected.jsonl of the builder says why.")
     check_target(target, build["config_name"], max_shard_size, overwrite)
@@ -62,7 +67,8 @@ def write(
         staging = Path(f"{target}.incomplete")
         shutil.rmtree(staging, ignore_errors=True)  # of a build that was killed: we hold its lock
         try:
-            _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, languages)
+            shown = {"repo_id": repo_id, "title": title, "languages": languages, "pictures": pictures or {}}
+            _fill(staging, splits, build, rejected, max_shard_size, **shown)
             _swap(staging, target)
         except BaseException as error:
             # Only under the lock: whoever is interrupted while waiting must not delete another's half-built folder.
@@ -116,7 +122,8 @@ def refuse_to_clobber(target: Path, overwrite: bool) -> None:
     config = json.loads((target / BUILD_FILE).read_text(encoding="utf-8"))["config_name"]
     own = {"README.md", BUILD_FILE, "rejected.jsonl"}
     names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
-    foreign = sorted(name for name in names - own if not re.fullmatch(rf"{re.escape(config)}/[^/]+\.parquet", name))
+    written = rf"{re.escape(config)}/[^/]+\.parquet|picture-\d+\.png"
+    foreign = sorted(name for name in names - own if not re.fullmatch(written, name))
     if foreign:
         raise BuildError(
             f"{target} holds files that the earlier build did not write ({', '.join(foreign[:5])}): overwrite would "
@@ -124,7 +131,7 @@ def refuse_to_clobber(target: Path, overwrite: bool) -> None:
         )
 
 
-def _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, languages) -> None:
+def _fill(staging, splits, build, rejected, max_shard_size, *, repo_id, title, languages, pictures) -> None:
     config = build["config_name"]
     folder = staging / config
     folder.mkdir(parents=True)
@@ -150,8 +157,11 @@ def _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, lang
         features=features, splits=infos, download_size=download_size, dataset_size=total, config_name=config
     )
     example = next(iter(splits.values()))[0]
+    names = {caption: f"picture-{number}.png" for number, caption in enumerate(pictures, 1)}
+    for caption, name in names.items():
+        (staging / name).write_bytes(pictures[caption])
     card = cards.dataset_card(
-        build, info, example, repo_id=repo_id or f"./{staging.stem}", title=title, languages=languages
+        build, info, example, repo_id=repo_id or f"./{staging.stem}", title=title, languages=languages, pictures=names
     )
     (staging / "README.md").write_text(card, encoding="utf-8")
     (staging / BUILD_FILE).write_text(json.dumps(build, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -159,11 +169,16 @@ def _fill(staging, splits, build, rejected, max_shard_size, repo_id, title, lang
 
 
 def _check(build: dict) -> None:
-    """Rows in, plus those that splitting added, are rows out plus rejected: over the whole build."""
+    """Rows in, plus those that splitting added, are rows out plus rejected: over the whole build.
+
+    A mixture also repeats rows and leaves some undrawn.
+    """
+    mixture = build.get("mixture", {"repeated": 0, "not_drawn": 0})
+    added = sum(entry.get("added", 0) for entry in [*build["sources"], *build["steps"]])
     quarantine.check_account(
         {
             "rows_in": sum(file["rows_in"] for file in build["sources"]),
-            "added": sum(step["added"] for step in build["steps"]),
+            "added": added + mixture["repeated"] - mixture["not_drawn"],
             "rows_out": sum(build["splits"].values()),
             "rejected": build["rejected"],
         },

@@ -9,9 +9,10 @@ import datasets
 
 from .alpaca import Alpaca
 from .errors import ConfigError, did_you_mean
+from .flan import Flan
 from .vicuna import Vicuna
 
-BUILDERS = {"alpaca": Alpaca, "vicuna": Vicuna}
+BUILDERS = {"alpaca": Alpaca, "vicuna": Vicuna, "flan": Flan}
 
 
 def load_dataset(
@@ -30,11 +31,11 @@ def load_dataset(
     """Reads instruction data into a dataset that TRL trains on as it is.
 
     Args:
-        name (`str`): `"alpaca"` or `"vicuna"`.
+        name (`str`): `"alpaca"`, `"vicuna"` or `"flan"`.
         config (`str`, *optional*): The configuration of a Hub dataset.
         data_files (`str` or `list` or `dict`):
             A file, folder, glob, Hub id (`org/name[@revision]`), a list of these, a mapping from split to these, or
-            `"bundled"` for the sample that ships with the package.
+            `"bundled"` for the sample that ships with the package. `"flan"` needs none: its tasks name theirs.
         format (`str`, *optional*, defaults to `"messages"`):
             Columns of the result: `messages`, `alpaca`, `sharegpt`, `prompt_completion`, `text` or `record`.
         split (`str`, *optional*): Such as `"train"` or `"train[:100]"`; without it all splits, as a dict.

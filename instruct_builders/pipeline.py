@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from . import __version__, formats, licenses, quarantine, transforms
+from . import __version__, formats, licenses, quarantine, records, transforms
 from .builder import InstructBuilder, code_digest
 from .errors import BuildError, ConfigError
 
@@ -69,12 +69,8 @@ def build(
         raise ConfigError(
             f"num_proc={num_proc}, seed={seed}: 1 or more processes, and a seed of 0 or more are allowed."
         )
-    builder.download_and_prepare(num_proc=num_proc)
-    lines = builder.rejected
-    read = builder.as_dataset()
-    # One table for all splits: duplicates between train and test are leaks, and are found like any others.
-    names = list(read)
-    table = pa.concat_tables([with_split(dataset, name) for name, dataset in read.items()])
+    table, lines = collect(builder, num_proc)
+    names = pc.unique(table["split"]).to_pylist()
     kept, counts, dropped = transformed(table, steps)
     if strict and dropped:
         first = quarantine.describe(dropped)
@@ -107,6 +103,17 @@ def build(
     return Built(dict(converted), account, lines)
 
 
+def collect(builder: InstructBuilder, num_proc: int | None = None) -> tuple[pa.Table, list[dict]]:
+    """Runs a builder of records: its rows and the lines of its rejected ones.
+
+    One table for all splits, with the column `split`: duplicates between train and test are leaks, and are found like
+    any others.
+    """
+    builder.download_and_prepare(num_proc=num_proc)
+    read = builder.as_dataset()
+    return pa.concat_tables([with_split(dataset, name) for name, dataset in read.items()]), builder.rejected
+
+
 def with_split(dataset: datasets.Dataset, split: str) -> pa.Table:
     """The dataset's Arrow table with a column that says which split a row is of."""
     table = dataset.with_format("arrow")[:]
@@ -127,14 +134,19 @@ def transformed(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table,
         table, bad = quarantine.split_rejected(table)
         if not len(bad):
             continue
-        own = bad.drop_columns(["source", "split", "row"])
-        for position, (source, split) in enumerate(
-            zip(bad["source"].to_pylist(), bad["split"].to_pylist(), strict=True)
-        ):
-            places = {"row": bad["row"].to_numpy()[position : position + 1]}
-            row = own.slice(position, 1)
-            lines += quarantine.rejected_rows(row, stage=count["name"], split=split, file=source, places=places)
+        lines += rejected_lines(bad, count["name"])
     return table, counts, lines
+
+
+def rejected_lines(bad: pa.Table, stage: str) -> list[dict]:
+    """The lines of `rejected.jsonl` for records with `rejected`, `split` and `row`, rejected after reading."""
+    own = bad.select([name for name in bad.column_names if name in records.RECORD.names or name == "rejected"])
+    lines = []
+    for position, (source, split) in enumerate(zip(bad["source"].to_pylist(), bad["split"].to_pylist(), strict=True)):
+        places = {"row": bad["row"].to_numpy()[position : position + 1]}
+        row = own.drop_columns("source").slice(position, 1)
+        lines += quarantine.rejected_rows(row, stage=stage, split=split, file=source, places=places)
+    return lines
 
 
 def train_test_masks(groups: pa.Array | pa.ChunkedArray, test_size: float | int, seed: int) -> np.ndarray:
@@ -186,7 +198,7 @@ def sources_of(builder: InstructBuilder) -> list[dict]:
             "source": files[entry["file"], entry["split"]].source,
             "digest": files[entry["file"], entry["split"]].digest,
             "license": builder.config.license or files[entry["file"], entry["split"]].license,
-            **{key: entry[key] for key in ("split", "rows_in", "rows_out", "rejected")},
+            **{key: entry[key] for key in ("split", "rows_in", "added", "rows_out", "rejected") if key in entry},
         }
         for entry in builder.account["files"]
     ]

@@ -52,6 +52,8 @@ REASONS: dict[str, str] = {
     "null_field": "a required field is missing or null",
     "non_string": "a number, list or object where text belongs",
     "empty_output": "an answer without text",
+    "answer_not_in_options": "an answer that is none of the task's options",
+    "over_budget": "a prompt longer than its budget, even without exemplars",
     "no_turns": "a conversation without turns, or without an answer",
     "bad_role": "a role that is not known",
     "role_order": "turns that do not alternate as a conversation does",

@@ -5,12 +5,15 @@ python recipes/build.py --config recipes/alpaca/data.yaml --data_files FILE_OR_H
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import arguments
+import pyarrow as pa
 
-from instruct_builders import directory, pipeline, publish, quarantine
+from instruct_builders import directory, mixture_build, pipeline, plots, publish, quarantine
 from instruct_builders.errors import ConfigError, did_you_mean
 from instruct_builders.loading import BUILDERS
 
@@ -19,9 +22,12 @@ from instruct_builders.loading import BUILDERS
 class BuildArguments:
     """Keys of a data YAML. Those from `columns` to `control_tokens` are the builder's own."""
 
-    builder: str
     output_dir: str
-    data_files: str | list | dict
+    builder: str | None = None
+    data_files: str | list | dict | None = None
+    options: dict | None = None  # further fields of the builder's configuration, such as FLAN's tasks
+    mixture: dict | None = None  # several builders in one dataset, instead of `builder`
+    plan_only: bool = False  # print the mixture's plan and stop
     data_config: str | None = None
     revision: str | None = None
     columns: dict | None = None
@@ -50,6 +56,11 @@ class BuildArguments:
     replace: bool = False  # whether a push may delete other configurations' data
 
 
+# Said per source where there is a mixture.
+PER_SOURCE = (
+    *("data_files", "data_config", "options", "revision", "columns", "field", "license"),
+    *("max_bad_fraction", "max_chars", "control_tokens"),
+)
 OPTIONS = (
     "revision",
     "cache_dir",
@@ -65,29 +76,10 @@ OPTIONS = (
 
 def main(argv: list[str] | None = None) -> int:
     (args,) = arguments.parse((BuildArguments,), argv)
-    if args.builder not in BUILDERS:
-        hint = did_you_mean(args.builder, BUILDERS)
-        raise ConfigError(f"builder: no builder {args.builder!r}; there are {', '.join(BUILDERS)}.{hint}")
-    if args.push_to_hub and not args.repo_id:
-        raise ConfigError("push_to_hub needs repo_id: org/name.")
-    if args.push_to_hub:
-        publish.check_before(args.repo_id, tag=args.tag)
-    directory.check_target(args.output_dir, args.config_name, args.max_shard_size, args.overwrite)
-    if args.template and args.format != "text":
-        raise ConfigError(f"template goes with format: text, not {args.format}.")
-    options = {name: getattr(args, name) for name in OPTIONS}
-    builder = BUILDERS[args.builder](args.data_files, config_name=args.data_config, format="record", **options)
-    built = pipeline.build(
-        builder,
-        steps=args.transforms or [],
-        format=args.format,
-        test_size=args.test_size,
-        seed=args.seed,
-        num_proc=args.num_proc,
-        config_name=args.config_name,
-        strict=args.strict,
-        format_options={"template": Path(args.template).read_text(encoding="utf-8")} if args.template else None,
-    )
+    check(args)
+    built = mixed(args) if args.mixture else single(args)
+    if built is None:
+        return 0
     target = directory.write(
         args.output_dir,
         built.splits,
@@ -98,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         repo_id=args.repo_id,
         title=args.title,
         languages=args.language,
+        pictures=pictures(built),
     )
     show(built, target)
     if args.push_to_hub:
@@ -108,17 +101,106 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def check(args: BuildArguments) -> None:
+    """What can be known to fail before anything is read."""
+    if (args.builder is None) == (args.mixture is None):
+        raise ConfigError("give either builder (and data_files), or mixture with its sources.")
+    if args.builder is not None and args.builder not in BUILDERS:
+        hint = did_you_mean(args.builder, BUILDERS)
+        raise ConfigError(f"builder: no builder {args.builder!r}; there are {', '.join(BUILDERS)}.{hint}")
+    if args.mixture is not None:
+        defaults = {field.name: field.default for field in dataclasses.fields(BuildArguments)}
+        misplaced = [name for name in PER_SOURCE if getattr(args, name) != defaults[name]]
+        if misplaced:
+            raise ConfigError(f"{', '.join(misplaced)}: with mixture, this is said per source, in mixture: sources.")
+    if args.push_to_hub and not args.repo_id:
+        raise ConfigError("push_to_hub needs repo_id: org/name.")
+    if args.push_to_hub:
+        publish.check_before(args.repo_id, tag=args.tag)
+    if args.template and args.format != "text":
+        raise ConfigError(f"template goes with format: text, not {args.format}.")
+    if not args.plan_only:
+        directory.check_target(args.output_dir, args.config_name, args.max_shard_size, args.overwrite)
+
+
+def single(args: BuildArguments) -> pipeline.Built:
+    options = {name: getattr(args, name) for name in OPTIONS} | (args.options or {})
+    builder = BUILDERS[args.builder](args.data_files, config_name=args.data_config, format="record", **options)
+    return pipeline.build(
+        builder,
+        steps=args.transforms or [],
+        format=args.format,
+        test_size=args.test_size,
+        seed=args.seed,
+        num_proc=args.num_proc,
+        config_name=args.config_name,
+        strict=args.strict,
+        format_options=format_options(args),
+    )
+
+
+def mixed(args: BuildArguments) -> pipeline.Built | None:
+    """Plan first, in a table; then the draw."""
+    tokenizer = args.mixture.get("tokenizer")
+    prepared = mixture_build.prepare(
+        args.mixture,
+        steps=args.transforms or [],
+        test_size=args.test_size,
+        seed=args.seed,
+        num_proc=args.num_proc,
+        cache_dir=args.cache_dir,
+        strict=args.strict,
+        count_tokens=token_counter(tokenizer) if tokenizer else None,
+    )
+    print(f"tokens: {prepared.account['tokens']}\n{prepared.plan.text()}")
+    if args.plan_only:
+        return None
+    return mixture_build.draw(
+        prepared, format=args.format, config_name=args.config_name, format_options=format_options(args)
+    )
+
+
+def token_counter(name: str) -> Callable[[pa.Array], int]:
+    """Texts -> how many tokens they are for a tokenizer of that name, without those that a template adds."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name)
+
+    def count(texts: pa.Array, batch: int = 1000) -> int:
+        slices = (texts.slice(start, batch).to_pylist() for start in range(0, len(texts), batch))
+        return sum(sum(map(len, tokenizer(some, add_special_tokens=False)["input_ids"])) for some in slices)
+
+    return count
+
+
+def format_options(args: BuildArguments) -> dict | None:
+    return {"template": Path(args.template).read_text(encoding="utf-8")} if args.template else None
+
+
+def pictures(built: pipeline.Built) -> dict[str, bytes]:
+    if "mixture" not in built.build:
+        return {}
+    if not plots.available():
+        print("no picture of the mixture in the card: pip install instruct-builders[report] brings matplotlib")
+        return {}
+    return {"Share of each source, there and drawn": plots.mixture_picture(built.build["mixture"]["table"])}
+
+
 def show(built: pipeline.Built, target) -> None:
     rows_in = sum(file["rows_in"] for file in built.build["sources"])
     rows_out = {name: len(split) for name, split in built.splits.items()}
     for step in built.build["steps"]:
         rejected = ", ".join(f"{reason} {count}" for reason, count in step["rejected"].items()) or "none"
         print(f"{step['name']}: changed {step['changed']:,}, rejected {rejected}, added {step['added']:,}")
-    added = sum(step["added"] for step in built.build["steps"])
+    entries = [*built.build["sources"], *built.build["steps"]]
+    more = {"added by splitting or rendering": sum(entry.get("added", 0) for entry in entries)}
+    mixture = built.build.get("mixture", {"repeated": 0, "not_drawn": 0})
+    more["repeated by the draw"] = mixture["repeated"]
     print(
-        f"rows in {rows_in:,}" + (f" + {added:,} added by splitting" if added else "") + " = "
+        f"rows in {rows_in:,}" + "".join(f" + {count:,} {what}" for what, count in more.items() if count) + " = "
         f"rows out {sum(rows_out.values()):,} ({', '.join(f'{name} {n:,}' for name, n in rows_out.items())})"
         f" + rejected {len(built.rejected):,}"
+        + (f" + not drawn {mixture['not_drawn']:,}" if mixture["not_drawn"] else "")
     )
     if built.rejected:
         print(f"rejected per reason: {quarantine.reasons(built.rejected)}; each in {target / 'rejected.jsonl'}")
