@@ -101,7 +101,7 @@ def code_digest() -> str:
 
 
 class InstructBuilder(datasets.ArrowBasedBuilder):
-    """Base of [`Alpaca`] and [`Vicuna`]: sources -> records -> the columns of one format.
+    """Base of [`Alpaca`], [`Vicuna`] and [`Flan`]: sources -> records -> the columns of one format.
 
     A subclass names what it reads in `SOURCE_FORMATS`. Construction resolves and digests the sources, so that two
     builders share a cache folder only if code, bytes and configuration are the same.

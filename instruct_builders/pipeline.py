@@ -17,6 +17,8 @@ from .errors import BuildError, ConfigError
 # What the builder was told and the account must repeat: it decides which rows there are.
 OPTIONS = ("columns", "field", "strict", "max_bad_fraction", "max_chars", "max_row_bytes", "control_tokens")
 
+COPIED = ("task", "split", "rows_in", "added", "rows_out", "rejected")  # from the reader's account of a file
+
 
 @dataclass(frozen=True)
 class Built:
@@ -94,6 +96,7 @@ def build(
         "license": license_of(splits.values()),
         "sources": sources_of(builder),
         "options": {name: getattr(builder.config, name) for name in OPTIONS},
+        **{key: builder.account[key] for key in ("left_out", "settings") if key in builder.account},
         "steps": counts,
         "seed": seed,
         "test_size": test_size,
@@ -198,7 +201,7 @@ def sources_of(builder: InstructBuilder) -> list[dict]:
             "source": files[entry["file"], entry["split"]].source,
             "digest": files[entry["file"], entry["split"]].digest,
             "license": builder.config.license or files[entry["file"], entry["split"]].license,
-            **{key: entry[key] for key in ("split", "rows_in", "added", "rows_out", "rejected") if key in entry},
+            **{key: entry[key] for key in COPIED if key in entry},
         }
         for entry in builder.account["files"]
     ]

@@ -52,6 +52,38 @@ def mixture_picture(table: Sequence[dict]) -> bytes:
     return buffer.getvalue()
 
 
+def novelty_histogram(scores: Sequence[float], threshold: float) -> bytes:
+    """A PNG: how many generated instructions are how much like the nearest one before them.
+
+    Args:
+        scores (`Sequence[float]`): ROUGE-L F with the nearest earlier text, between 0 and 1, one per candidate.
+        threshold (`float`): Above it a candidate was refused; marked by a line.
+
+    Returns:
+        `bytes`: The same for the same scores and version of matplotlib.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    edges = [number / 20 for number in range(21)]
+    refused = [score for score in scores if score > threshold]
+    kept = [score for score in scores if score <= threshold]
+    labels = [f"kept ({len(kept):,})", f"refused ({len(refused):,})"]
+    axes.hist([kept, refused], edges, stacked=True, color=[DRAWN, HAD], label=labels, edgecolor="white")
+    axes.axvline(threshold, color="black", linewidth=1, linestyle="--", label=f"threshold {threshold:g}")
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("ROUGE-L F with the nearest instruction before")
+    axes.set_ylabel("instructions")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def _largest(entries: list[dict]) -> list[dict]:
     """At most `BARS` bars: where there are more, by the first part of the names, then the smallest together."""
     if len(entries) > BARS:

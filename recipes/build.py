@@ -125,12 +125,16 @@ def check(args: BuildArguments) -> None:
 
 def single(args: BuildArguments) -> pipeline.Built:
     options = {name: getattr(args, name) for name in OPTIONS} | (args.options or {})
-    builder = BUILDERS[args.builder](args.data_files, config_name=args.data_config, format="record", **options)
+    cls, test_size = BUILDERS[args.builder], args.test_size
+    if "test_size" in {field.name for field in dataclasses.fields(cls.BUILDER_CONFIG_CLASS)}:
+        # It shows rows in the prompts of others, so it holds out test rows itself, before it chooses them.
+        options, test_size = {"test_size": test_size, "seed": args.seed} | options, 0
+    builder = cls(args.data_files, config_name=args.data_config, format="record", **options)
     return pipeline.build(
         builder,
         steps=args.transforms or [],
         format=args.format,
-        test_size=args.test_size,
+        test_size=test_size,
         seed=args.seed,
         num_proc=args.num_proc,
         config_name=args.config_name,
@@ -202,6 +206,8 @@ def show(built: pipeline.Built, target) -> None:
         f" + rejected {len(built.rejected):,}"
         + (f" + not drawn {mixture['not_drawn']:,}" if mixture["not_drawn"] else "")
     )
+    for entry in built.build.get("left_out", []):
+        print(f"left out: {entry['task']}: {entry['reason']}")
     if built.rejected:
         print(f"rejected per reason: {quarantine.reasons(built.rejected)}; each in {target / 'rejected.jsonl'}")
         print(quarantine.describe(built.rejected))

@@ -118,10 +118,8 @@ def _flan(table: pa.Table) -> pa.Table:
         {
             "input": table["inputs"],
             "answer": table["targets"],
-            "_task": one_array(table["task_name"]).fill_null("unknown"),
-            "_template": pc.binary_join_element_wise(
-                "flan/", one_array(table["template_type"]).fill_null("unknown"), ""
-            ),
+            "_task": one_array(table["task_name"]),
+            "_template": pc.binary_join_element_wise("flan/", one_array(table["template_type"]), ""),
             "_extra": pa.array(texts).take(pa.array(at[0].astype(np.int64) * len(kinds) + at[1])),
         }
     )

@@ -186,7 +186,7 @@ def _texts(table: pa.Table, spec: str | dict, faults: Faults) -> pa.Array:
     """One slot's texts; rows without a value are noted."""
     path = column_of(spec)
     array = pick(table, path)
-    if isinstance(spec, dict) and len(spec) == 2 and not pa.types.is_null(array.type):
+    if isinstance(spec, dict) and {*spec} & {"join", "index"} and not pa.types.is_null(array.type):
         if not _is_list(array):
             raise SourceError(f"the column {path!r} is {array.type}, and join and index are for lists.")
         values, counts, starts = flat_list(array)
@@ -202,6 +202,8 @@ def _texts(table: pa.Table, spec: str | dict, faults: Faults) -> pa.Array:
             inside = (at >= 0) & (at < counts)
             array = values.take(pa.array(starts + at, mask=~inside))
     text = text_of(array, path)
+    if isinstance(spec, dict) and "cut" in spec:
+        text = pc.replace_substring_regex(text, spec["cut"], "")
     faults.note(text.is_null(), "null_field", path, "missing, null or empty; a value belongs here")
     return text
 

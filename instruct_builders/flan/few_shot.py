@@ -20,20 +20,22 @@ ANSWER_SEPARATORS = ("\n", "\n\n", "\nAnswer: ", "\n\nAnswer: ", "\nA: ", "\n-> 
 SPARE = 8  # candidates beyond twice the shots, so that a row runs out of different ones practically never
 
 
-def choose(own: np.ndarray, unit: np.ndarray, wanted: np.ndarray, size: int, seed: int, task: str):
+def choose(
+    own: np.ndarray, unit: np.ndarray, wanted: np.ndarray, most: int, size: int, seed: int, task: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Draws exemplars from a pool.
 
     Args:
         own (`np.ndarray`): int `(n,)`, position of each row's own example in the pool, -1 where it is not there.
         unit (`np.ndarray`): int `(n,)`, counters for the draws.
         wanted (`np.ndarray`): int `(n,)`, exemplars per row.
+        most (`int`): The most that any row may want; not what some of the rows do, or slices would draw otherwise.
         size (`int`): Of the pool.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: Positions in the pool, row after row, and how many each row has: fewer than
         wanted where the pool has no more.
     """
-    most = int(wanted.max(initial=0))
     if not most or not size:
         return np.zeros(0, np.int64), np.zeros(len(own), np.int64)
     columns = 2 * most + SPARE
@@ -80,7 +82,7 @@ def prompts(task: Task, inputs: pa.Array, what: Renderings, own: np.ndarray, poo
     if task.shot_template:
         chosen, counts = in_order(own, wanted, len(pool))
     else:
-        chosen, counts = choose(own, what.unit, wanted, len(pool), config.seed, task.name)
+        chosen, counts = choose(own, what.unit, wanted, high, len(pool), config.seed, task.name)
     between, before_answer = _separators(task, what.unit, config)
     shots = _exemplars(task, what, chosen, counts, pool, config, before_answer)
     if config.shot_range != (0, 0):

@@ -143,7 +143,11 @@ def _hold_out(parts: list[_Read], task: Task, config: FlanConfig) -> list[_Read]
     if not parts:
         return []
     table = pa.concat_tables([part.examples for part in parts])
-    names = one_array(table["_task"]) if "_task" in table.column_names else pa.repeat(pa.scalar(""), len(table))
+    names = (
+        one_array(table["_task"]).fill_null("")
+        if "_task" in table.column_names
+        else pa.repeat(pa.scalar(""), len(table))
+    )
     mask = held_out(one_array(table["_id"]), names, table["_row"].to_numpy(), config.test_size, config.seed, task.name)
     test, start = [], 0
     for part in parts:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
 from instruct_builders.errors import ConfigError, did_you_mean
@@ -213,9 +215,14 @@ def _check_source(source: object, where: str) -> None:
 def _check_column(spec: object, where: str) -> None:
     if isinstance(spec, str) and spec:
         return
-    _check_keys(spec, ("column", "join", "index"), ("column",), where)
-    if not isinstance(spec.get("join", ""), str) or not isinstance(spec.get("index", 0), int) or len(spec) > 2:
+    _check_keys(spec, ("column", "join", "index", "cut"), ("column",), where)
+    both = "join" in spec and "index" in spec
+    if both or not isinstance(spec.get("join", ""), str) or not isinstance(spec.get("index", 0), int):
         raise ConfigError(f"{where}: beside column, there is a text to join with or the index of one element.")
+    try:
+        pc.replace_substring_regex(pa.array([""]), spec.get("cut", ""), "")
+    except (pa.ArrowInvalid, TypeError) as error:
+        raise ConfigError(f"{where}: cut is {spec['cut']!r}, and should be a regular expression (RE2).") from error
 
 
 def _check_columns(columns: object, where: str) -> None:

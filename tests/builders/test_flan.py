@@ -201,10 +201,22 @@ def test_splits_of_a_local_folder_go_by_the_files_names(flan, tmp_path):
     spec = task(source={"path": "data", "splits": {"train": "train", "test": "dev"}})
     builder = flan(None, spec, test_size=0.5, setting="fs_noopt")
     assert builder.as_dataset().num_rows == {"train": 6, "test": 4}  # test_size is for tasks without a test split
-    for prompt, _ in texts(builder, "test"):
-        assert prompt.count("Text ") <= 1 or "Text 5" in prompt.split("\n\n")[-1] or "text" in prompt
     with pytest.raises(SourceError, match="no split 'validation'; it has dev, train"):
         flan(None, task(source={"path": "data", "splits": {"train": "train", "test": "validation"}}))
+
+
+def test_an_exemplar_is_never_a_row_of_the_test_split(flan, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_jsonl(folder / "train.jsonl", [*rows(6), *rows(2, start=50)])  # the source's own overlap
+    write_jsonl(folder / "dev.jsonl", rows(4, start=50))
+    spec = task(source={"path": "data", "splits": {"train": "train", "test": "dev"}})
+    builder = flan(None, spec, setting="fs_noopt", shots=6, inverted=0.0)
+    for split, many in (("train", 5), ("test", 6)):
+        for row in builder.as_dataset(split=split).select(range(4)):
+            *shots, _ = row["messages"][0]["content"].split("\n\n")
+            assert len(shots) == row["meta"]["shots"] == many
+            assert "Text 5" not in "".join(shots).replace("Text 5 ", "")
 
 
 def test_a_pipeline_build_has_licenses_and_counts(tmp_path):
@@ -384,3 +396,12 @@ def test_every_kind_of_column_and_answer(flan, tmp_path):
         assert [answer for _, answer in texts(builder)] == ["nothing", "s1", "s2"]
         metas = builder.as_dataset(split="train")["meta"]
         assert [meta.get("answers") for meta in metas] == [None, ["s1", "t1"], ["s2", "t2"]]
+
+
+def test_marks_are_cut_out_of_a_text(flan):
+    spec = task(columns={"text": {"column": "text", "cut": "<<[^>]*>>"}})
+    built = flan([{"text": f"<<{n}>>Text {n} of 6*7=<<6*7=42>>42.", "label": 0} for n in range(4)], spec=spec)
+    assert len(texts(built)) == 4
+    assert all("<<" not in prompt and "42." in prompt for prompt, _ in texts(built))
+    with pytest.raises(ConfigError, match="regular expression"):
+        flan([{"text": "a", "label": 0}], spec=task(columns={"text": {"column": "text", "cut": "<<["}}))
