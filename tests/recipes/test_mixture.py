@@ -199,3 +199,40 @@ def test_a_builders_keys_beside_a_mixture_are_refused(files, tmp_path):
         run(tmp_path, {"sources": sources(files)}, "--license", "mit")
     with pytest.raises(ConfigError, match="either builder"):
         run(tmp_path, {"sources": sources(files)}, "--builder", "alpaca")
+
+
+def test_flan_tasks_are_sources_and_no_prompt_shows_a_test_row(files, tmp_path):
+    words = [f"word{n}" for n in range(60)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"text": word, "label": "good"}) for word in words))
+    templates = [{"input": f"{n}: {{text}}", "target": "{answer}"} for n in range(8)]
+    templates += [{"input": f"{n}: {{answer}}?", "target": "{text}", "inverted": True} for n in range(2)]
+    task = {
+        "category": "sentiment",
+        "kind": "NLU",
+        "metric": "accuracy",
+        "license": "mit",
+        "source": {"path": "rows.jsonl"},
+        "columns": {"text": "text"},
+        "answer": {"column": "label"},
+        "templates": templates,
+    }
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    gone = {**task, "source": {"path": "gone.jsonl"}}
+    (tmp_path / "gone_task.yaml").write_text(yaml.safe_dump(gone), encoding="utf-8")
+    flan = {
+        "builder": "flan",
+        "options": {"tasks": [str(tmp_path / "mine.yaml"), str(tmp_path / "gone_task.yaml")], "shots": 4},
+        "by": "task",
+        "preset": "flan2021",
+    }
+    out = run(tmp_path, {"sources": {"big": sources(files)["big"], "flan": flan}}, "--test_size", "0.25")
+    table = {entry["name"]: entry for entry in account(out)["mixture"]["table"]}
+    assert table["flan/mine"]["draws"] == 45 and table["flan/mine"]["license"] == "mit"
+    assert "gone.jsonl" in table["flan/gone_task"]["left_out"]
+    loaded = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "hf"))
+    told = {name: [row for row in split if row["task"] == "mine"] for name, split in loaded.items()}
+    # The last word of a test row's prompt, or its answer, is the row's own; the exemplars come before it.
+    own = {turn["content"].split()[-1] for row in told["test"] for turn in row["messages"]} & set(words)
+    assert len(told["test"]) == 15 and len(own) == 15
+    shown = " ".join(turn["content"] for row in told["train"] for turn in row["messages"]).split()
+    assert len(shown) > 200 and not own & set(shown)
