@@ -10,26 +10,22 @@ generated from a seed, with the lengths of real ones; the folder INSTRUCT_SHARED
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import random
-import resource
 import shutil
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import pyarrow as pa
+from timing import RESULTS, cpu_so_far, write_report
 
 from instruct_builders import formats
 
 ROUNDS = 5
-RESULTS = Path(__file__).parent / "results" / "conversion.json"
 ROLES = {"human": "user", "gpt": "assistant"}
 
 
@@ -113,12 +109,6 @@ def fresh_copy(source: Path, work: Path) -> tuple[Path, datasets.Dataset]:
     return folder, datasets.load_from_disk(str(folder / "data"))
 
 
-def cpu_so_far() -> float:
-    """CPU-seconds of this process and its children; finer than the 10 ms ticks of `os.times`."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
 def cpu_seconds(run: Callable[[datasets.Dataset], datasets.Dataset], source: Path, work: Path) -> float:
     """CPU time from the dataset on disk to the result on disk."""
     folder, dataset = fresh_copy(source, work)
@@ -174,23 +164,13 @@ def compare(name: str, table: pa.Table, peer: Callable, ours: Callable, rounds: 
     }
 
 
-def machine() -> dict:
-    model = "unknown"
-    if Path("/proc/cpuinfo").exists():
-        lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].split(":", 1)[1].strip() if lines else model
-    return {"cpu": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON goes")
+    parser.add_argument("--out", type=Path, default=RESULTS / "conversion.json", help="where the JSON goes")
     options = parser.parse_args()
-    import trl
-
     datasets.disable_progress_bars()
     vocabulary = words(os.environ.get("INSTRUCT_SHARED_DATA"))
     alpaca = alpaca_rows(options.rows, vocabulary, options.seed)
@@ -221,24 +201,15 @@ def main() -> None:
         rates = f"{result['peer_rows_per_cpu_second']:>14,}{result['ours_rows_per_cpu_second']:>14,}"
         spread = f"{result['ratio_low']:g}-{result['ratio_high']:g}"
         print(f"{result['path']:<30}{rates}{result['ratio_median']:>8}   {spread}")
-    report = {
-        "what": "CPU-seconds disk to disk, per-row Dataset.map (peer) and instruct_builders.formats.convert (ours)",
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "versions": {
-            "python": platform.python_version(),
-            "datasets": datasets.__version__,
-            "pyarrow": pa.__version__,
-            "trl": trl.__version__,
-        },
-        "command": f"python benchmarks/conversion.py --rows {options.rows} --rounds {options.rounds}",
-        "words": "real" if os.environ.get("INSTRUCT_SHARED_DATA") else "generated",
-        "seed": options.seed,
-        "results": results,
-    }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"\nwritten to {options.out}", file=sys.stderr)
+    write_report(
+        options.out,
+        "CPU-seconds disk to disk, per-row Dataset.map (peer) and instruct_builders.formats.convert (ours)",
+        ["datasets", "pyarrow", "trl"],
+        command=f"python benchmarks/conversion.py --rows {options.rows} --rounds {options.rounds}",
+        words="real" if os.environ.get("INSTRUCT_SHARED_DATA") else "generated",
+        seed=options.seed,
+        results=results,
+    )
 
 
 if __name__ == "__main__":

@@ -8,9 +8,11 @@ belongs and numbers such as `2e-5`, which YAML 1.1 reads as text.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -19,6 +21,8 @@ import yaml
 
 from instruct_builders.errors import ConfigError, InstructError, did_you_mean
 
+# Says on some CPUs that a kernel can't be loaded which is not needed; importing TRL imports bitsandbytes.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 # A secret in a YAML or on a command line ends up in shell histories, process lists and checkpoints.
 SECRET_KEYS = {
     "hub_token": "HF_TOKEN",
@@ -27,6 +31,10 @@ SECRET_KEYS = {
     "api_key": "OPENAI_API_KEY",
     "openai_api_key": "OPENAI_API_KEY",
 }
+
+
+# Keys for a path or a truth value that transformers annotates as text alone; `trainers.checkpoints` reads both.
+PATH_OR_TRUE = ("resume_from_checkpoint",)
 
 
 def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple:
@@ -68,6 +76,9 @@ def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> 
             )
         if key not in allowed:
             raise ConfigError(f"{where}{key}: unknown key.{did_you_mean(key, allowed)} See --help for all keys.")
+    for key in given.keys() & PATH_OR_TRUE:
+        value, where = given[key]
+        given[key] = (str(value).lower() if isinstance(value, bool) else value, where)
     instances = []
     for cls in config_classes:
         hints = typing.get_type_hints(cls)
@@ -86,7 +97,10 @@ def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> 
                 f"required and not given: {', '.join(missing)}. Set in the YAML or as --{missing[0]} VALUE."
             )
         try:
-            instances.append(cls(**values))
+            with warnings.catch_warnings():
+                if "gradient_checkpointing" not in values:  # TRL's own default, which no one here has set
+                    warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+                instances.append(cls(**values))
         except (ValueError, TypeError, ImportError) as error:  # what the class itself checks
             raise ConfigError(f"{cls.__name__}: {error}") from error
     return tuple(instances)
@@ -269,13 +283,8 @@ def _help(config_classes: Sequence[type]) -> str:
             if not field.init or field.name in SECRET_KEYS:
                 continue
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-            default = (
-                "required"
-                if required
-                else f"default {field.default!r}"
-                if field.default is not dataclasses.MISSING
-                else ""
-            )
+            known = field.default is not dataclasses.MISSING
+            default = "required" if required else f"default {field.default!r}" if known else ""
             note = field.metadata.get("help", "")
             lines.append(
                 f"  --{field.name}: {_spell(hints[field.name])}"

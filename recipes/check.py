@@ -17,7 +17,7 @@ import arguments
 from sft import SftArguments
 from trl import SFTConfig
 
-from instruct_builders.errors import InstructError
+from instruct_builders.errors import ConfigError, InstructError
 from trainers import config, conversations, page, preflight
 
 
@@ -32,9 +32,12 @@ class CheckArguments(SftArguments):
 
 def read_arguments(argv: list[str] | None = None) -> tuple[CheckArguments, SFTConfig]:
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not accelerator() and not any(word.partition("=")[0] in ("--use_cpu", "--use-cpu") for word in argv):
+    elsewhere = not accelerator() and not any(word.partition("=")[0] in ("--use_cpu", "--use-cpu") for word in argv)
+    if elsewhere:
         argv.append("--use_cpu")  # without it, TRL refuses bf16 on a machine without GPU
-    return arguments.parse((CheckArguments, SFTConfig), argv)
+    args, training = arguments.parse((CheckArguments, SFTConfig), argv)
+    training.use_cpu = training.use_cpu and not elsewhere  # the run itself will have a GPU: memory is estimated for it
+    return args, training
 
 
 def accelerator() -> int | None:
@@ -44,9 +47,20 @@ def accelerator() -> int | None:
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
 
 
+def write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error}. Give another path for the report.") from error
+    print(f"wrote {path}")
+
+
 def main(argv: list[str] | None = None) -> int:
     try:
         args, training = read_arguments(argv)
+        for path in filter(None, (args.page, args.json)):
+            if not Path(path).absolute().parent.is_dir():  # before the work, not behind it
+                raise ConfigError(f"{path} can't be written: its folder is not there. Make it, or give another path.")
         config.check(args, training)
         for line in conversations.settle_evaluation(args, training):
             print(line)
@@ -54,18 +68,16 @@ def main(argv: list[str] | None = None) -> int:
         found = preflight.report(
             args, training, examples=args.examples, world_size=args.world_size, device_memory=device
         )
-    except InstructError as error:  # what recipes/sft.py would stop with
+        print(found["short"])
+        if args.page:
+            write(args.page, page.render(found))
+        if args.json:
+            write(args.json, json.dumps(found, ensure_ascii=False, indent=1))
+    except InstructError as error:  # what recipes/sft.py would stop with, or a report that can't be written
         print(f"error: {type(error).__name__}: {error}")
         return 1
-    print(found["short"])
-    if args.page:
-        Path(args.page).write_text(page.render(found), encoding="utf-8")
-        print(f"wrote {args.page}")
-    if args.json:
-        Path(args.json).write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
-        print(f"wrote {args.json}")
     errors = sum(entry["severity"] == "error" for entry in found["problems"])
-    print(f"{errors} errors: mend them before you train" if errors else "this run can start")
+    print(f"errors: {errors}; mend them before you train" if errors else "this run can start")
     return int(errors > 0)
 
 

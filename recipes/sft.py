@@ -8,6 +8,7 @@ Every key of `SftArguments` below and of TRL's `SFTConfig` is a YAML key and a f
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from transformers import set_seed
 from trl import SFTConfig
 
 from instruct_builders import publish
-from trainers import callbacks, config, conversations, models, preflight, release
+from trainers import adapters, callbacks, config, conversations, models, preflight, release, templates
 from trainers.sft import InstructTrainer
 
 OF_DATASET = {"belongs_to": "dataset_name"}
@@ -50,51 +51,50 @@ def read_arguments(argv: list[str] | None = None) -> tuple[SftArguments, SFTConf
 def main(argv: list[str] | None = None) -> None:
     args, training = read_arguments(argv)
     push = config.check(args, training)
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("trainers").setLevel(logging.INFO if training.process_index == 0 else logging.ERROR)
     decided = conversations.settle_evaluation(args, training)
     for line in decided if training.process_index == 0 else []:
         print(line)
     set_seed(training.seed)
-
     tokenizer, template, added = models.load_tokenizer(args)
-    models.check_targets(args, preflight.load_config(args))
+    adapters.check_targets(args, preflight.load_config(args))
     with training.main_process_first(desc="labels"):
         train, test, data, _ = conversations.prepare(args, tokenizer, template, training.max_length)
-    model, revision = models.load_model(args, tokenizer, training.use_cpu)
+    model, revision = models.load_model(args, tokenizer, training.use_cpu, templates.stops(template, tokenizer))
     trainer = InstructTrainer(
         model=model,
         args=training,
         train_dataset=train,
         eval_dataset=test,
         processing_class=tokenizer,
-        peft_config=models.lora_config(args, added, revision),
+        peft_config=models.lora_config(args, added, revision, model.config.get_text_config().tie_word_embeddings),
         allow_changed=args.allow_changed,
     )
-    if test and args.sample_prompts:
+    if args.sample_prompts:
         prompts = callbacks.first_prompts(test, tokenizer, args.sample_prompts)
         trainer.add_callback(callbacks.SampleGenerations(tokenizer, prompts))
-
-    trainable = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     first = trainer.is_world_process_zero()
     if first:
         found = preflight.report(args, training, examples=0, world_size=training.world_size, memory=False)["short"]
-        print(f"{found}\n{trainable:,} parameters are trained")
+        print(f"{found}\n{trainer.model.num_parameters(only_trainable=True):,} parameters are trained")
     loss = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint).training_loss
     loss = {"train": loss} | ({"held out": trainer.evaluate()["eval_loss"]} if test else {})
-    final, merged = Path(training.output_dir, "final"), Path(training.output_dir, "merged")
-    release.save(trainer, final)
+    release.save(trainer, final := Path(training.output_dir, "final"))
     if not first:
         return
     print("mean loss: " + ", ".join(f"{key} {value:.4f}" for key, value in loss.items()))
     facts = release.facts(args, training, revision, data, found, loss)
-    release.write_model_card(final, facts, adapter=args.use_peft, repo_id=training.hub_model_id)
+    release.write_model_card(final, facts, args.use_peft, training.hub_model_id)
     print(f"saved {final}")
+    merged = final.with_name("merged")
     if args.merge:
         print(f"largest difference of merged logits: {release.merge_adapter(final, merged):.1e} of the largest logit")
-        release.write_model_card(merged, facts, adapter=False, repo_id=args.hub_merged_model_id)
+        release.write_model_card(merged, facts, False, args.hub_merged_model_id)
         print(f"saved {merged}")
+    private = training.hub_private_repo is not False  # private unless public is asked for in so many words
     for directory, repo_id in ((final, training.hub_model_id), (merged, args.hub_merged_model_id)):
         if push and repo_id:
-            private = training.hub_private_repo is not False  # private unless public is asked for in so many words
             print(f"published {publish.publish(directory, repo_id, private=private, repo_type='model').url}")
 
 

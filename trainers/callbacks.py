@@ -13,13 +13,13 @@ import torch
 from transformers import TrainerCallback
 
 from . import checkpoints
+from .labels import IGNORED
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-IGNORED = -100  # the label that no loss looks at
 SHOWN = 200  # characters of a cell in the log's table; files and trackers get everything
 COLUMNS = ("step", "prompt", "answer", "expected")
 
@@ -91,6 +91,7 @@ class SampleGenerations(TrainerCallback):
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompts: list[dict], max_new_tokens: int = 64):
         self.tokenizer, self.prompts, self.max_new_tokens = tokenizer, prompts, max_new_tokens
+        self._answered: int | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         # A resumed run comes by the steps after its checkpoint again; a kill may have torn the last line.
@@ -103,6 +104,9 @@ class SampleGenerations(TrainerCallback):
             path.write_text("".join(kept), encoding="utf-8")
 
     def on_evaluate(self, args, state, control, model=None, **kwargs):
+        if self._answered == state.global_step:  # evaluated again at the end, or on several sets of rows
+            return
+        self._answered = state.global_step
         rows = self.answers(model, state.global_step)  # on every process: sharded weights need all of them
         if not state.is_world_process_zero:
             return

@@ -6,16 +6,18 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from instruct_builders import formats
+from instruct_builders.errors import RowError, TemplateError
 from instruct_builders.formats import native
 from instruct_builders.loading import BUILDERS
 from instruct_builders.records import RECORD
 
-from . import control_tokens, conversations, templates
+from . import control_tokens, conversations, labelling, outcomes, supervision, templates
 from .labels import IGNORED
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 PERCENTILES = (50, 90, 99)
 BINS = 40  # bars of the histogram
 DETAILS = 5  # rows named per reason
+LOOKED_AT = 256  # rows whose labels are explained in full, at some 6 ms each
 
 
 def columns(raw: datasets.Dataset, given: str) -> dict:
@@ -62,11 +65,11 @@ def roles(raw: datasets.Dataset, rows: datasets.Dataset) -> dict[str, int]:
 
 def left_out(labelled: datasets.Dataset) -> dict[str, list[dict]]:
     """The first rows per reason with what is said about them."""
-    outcomes = np.asarray(labelled["outcome"][:])
+    became = np.asarray(labelled["outcome"][:])
     found = {}
-    for reason in sorted(set(outcomes.tolist()) - {"whole"}):
+    for reason in sorted(set(became.tolist()) - {"whole"}):
         some = labelled.select_columns(["row", "detail", "tokens", "length"]).select(
-            np.flatnonzero(outcomes == reason)[:DETAILS]
+            np.flatnonzero(became == reason)[:DETAILS]
         )
         found[reason] = [dict(entry) for entry in some]
     return found
@@ -114,25 +117,71 @@ def bos(train: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> dict:
     return {"token": tokenizer.bos_token, "wanted": wanted, "rows": {str(n): found[n] for n in sorted(found)}}
 
 
-def stops(train: datasets.Dataset, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """Whether every learned stretch of tokens ends with the end-of-turn token, which the model must learn to write.
+def boundaries(labelled: datasets.Dataset, rows: datasets.Dataset, tokenizer, template: str) -> dict:
+    """What the rules had to decide at the borders of answers, in `LOOKED_AT` rows spread over all that are used.
+
+    Args:
+        labelled (`datasets.Dataset`): From [`trainers.labelling.label_all`].
+        rows (`datasets.Dataset`): The conversations it was made from.
+        tokenizer (`PreTrainedTokenizerBase`): Theirs.
+        template (`str`): The chat template's text.
+
+    Returns:
+        `dict`: `rows` looked at `of` those used, and their trained `answers`; `straddling` tokens that are partly an
+        answer's and so not learned; `supplied` characters of answers that the generation prompt supplies already;
+        `unprinted`: field of a message -> how many the template leaves out; `disagreements`: `rule`, what the
+        template's `markers` do against it, how many `times`, and the first `text` (the labels follow the rule);
+        `has_markers`.
+    """
+    places = np.unique(np.asarray(outcomes.used(labelled)["row"][:], int))
+    some = places[np.unique(np.linspace(0, len(places) - 1, min(LOOKED_AT, len(places)), dtype=int))]
+    told: dict = {"rows": 0, "of": len(places), "answers": 0, "straddling": 0, "supplied": 0}
+    unprinted, disagreements = Counter(), {}
+    batch = rows.select(some).with_format(None)[:] if len(some) else {}
+    for place in range(len(some)):
+        row = labelling.row_of(batch, place)
+        try:
+            found = supervision.explain(tokenizer, row["messages"], template, row["tools"], **row["variables"])
+        except (RowError, TemplateError):  # used all the same: its typed special tokens were escaped
+            continue
+        told["rows"] += 1
+        told["answers"] += len(found.turns)
+        told["straddling"] += found.straddling
+        told["supplied"] += found.supplied
+        unprinted.update(field for _, field in found.left_out)
+        for one in found.disagreements:
+            rule, markers, text = one["rule"], one["markers"], one["text"]
+            disagreements.setdefault((rule, markers), {"rule": rule, "markers": markers, "text": text, "times": 0})
+            disagreements[rule, markers]["times"] += 1
+    told |= {"unprinted": dict(unprinted.most_common()), "disagreements": list(disagreements.values())}
+    return told | {"has_markers": templates.has_markers(template)}
+
+
+def stops(train: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int] = ()) -> dict:
+    """Whether every learned stretch of tokens ends with an end-of-turn token, which the model must learn to write.
 
     Blank text behind it does no harm. A row that was cut at a token is not held to it, and counted apart.
+
+    Args:
+        train (`datasets.Dataset`): Labelled rows.
+        tokenizer (`PreTrainedTokenizerBase`): Its EOS is one of the tokens that end a turn.
+        tokens (`Sequence[int]`, *optional*): The others, from [`templates.stops`].
     """
+    tokens = sorted({tokenizer.eos_token_id, *tokens})
     found = {"token": tokenizer.eos_token, "answers": 0, "without": 0, "rows_without": [], "cut": 0, "rows_cut": 0}
     if not len(train):
         return found
     ids, labels, row = _flat(train)
     learned = labels != IGNORED
     blank = {token for token in np.unique(ids[learned]).tolist() if not tokenizer.decode([token]).strip()}
-    solid = learned & ~np.isin(ids, sorted(blank - {tokenizer.eos_token_id}))
+    solid = learned & ~np.isin(ids, sorted(blank - {*tokens}))
     place = np.flatnonzero(learned)
     breaks = (np.diff(place) > 1) | (np.diff(row[place]) > 0)
     stretch = np.zeros(len(ids), int)
     stretch[place] = np.concatenate([[0], np.cumsum(breaks)]) if len(place) else []
     ends = np.flatnonzero(solid)
     ends = ends[np.append(np.diff(stretch[ends]) > 0, True)] if len(ends) else ends
-    missing = ends[ids[ends] != tokenizer.eos_token_id]
+    missing = ends[~np.isin(ids[ends], tokens)]
     cut = np.asarray([outcome == "tokens_cut" for outcome in train["outcome"][:]])
     source = np.asarray(train["row"][:])
     lacks = np.unique(row[missing])

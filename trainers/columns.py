@@ -13,9 +13,9 @@ VARIABLES = "chat_template_kwargs"
 
 
 class Columns:
-    """The conversations of a table, message by message."""
+    """The conversations of a table, message by message; sizes of texts are bytes or characters."""
 
-    def __init__(self, table: pa.Table, column: str, words: re.Pattern):
+    def __init__(self, table: pa.Table, column: str, words: re.Pattern, in_bytes: bool):
         lists = pa.concat_arrays(table[column].chunks)
         counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
         self.begin = np.concatenate([[0], np.cumsum(counts)])
@@ -23,8 +23,9 @@ class Columns:
         role, content = pc.struct_field(flat, "role"), pc.struct_field(flat, "content")
         speakers = pc.fill_null(pc.index_in(role, pa.array(SPEAKERS)), -1).to_numpy()
         self.texts = pc.fill_null(content, "").to_pylist()
-        sizes = pc.fill_null(pc.binary_length(content), 0).to_numpy()
-        self.codes = (np.maximum(speakers, 0) * 2 + (sizes == 0)).astype(np.uint8).tobytes()
+        self.in_bytes, length = in_bytes, pc.binary_length if in_bytes else pc.utf8_length
+        self.sizes = pc.fill_null(length(content), 0).to_numpy().astype(np.int64)
+        self.codes = (np.maximum(speakers, 0) * 2 + (self.sizes == 0)).astype(np.uint8).tobytes()
         odd = (speakers < 0) | pc.is_null(content).to_numpy(zero_copy_only=False)
         odd |= np.fromiter(map(str.isspace, self.texts), bool, len(self.texts))
         odd |= pc.fill_null(pc.match_substring_regex(content, words.pattern), False).to_numpy(zero_copy_only=False)
@@ -55,15 +56,18 @@ class Columns:
             found.setdefault((self.codes[begin[row] : begin[row + 1]], said), []).append(row)
         return found
 
-    def said(self, rows: np.ndarray, order: tuple[int, ...], count: int) -> list[list[str]]:
-        """The texts at each place of a layout: of messages, behind them of variables by name."""
+    def said(self, rows: np.ndarray, order: tuple[int, ...], count: int) -> list[tuple[list[str], np.ndarray]]:
+        """The texts at each place of a layout, and their sizes: of messages, behind them of variables by name."""
         names = sorted(name for name, value in self.variables[rows[0]].items() if isinstance(value, str))
         columns = []
         for place in order:
             if place < count:
-                columns.append([self.texts[at] for at in (self.begin[rows] + place).tolist()])
+                at = self.begin[rows] + place
+                columns.append(([self.texts[number] for number in at.tolist()], self.sizes[at]))
             else:
-                columns.append([self.variables[row][names[place - count]] for row in rows])
+                texts = [self.variables[row][names[place - count]] for row in rows]
+                sizes = (size(text, self.in_bytes) for text in texts)
+                columns.append((texts, np.fromiter(sizes, np.int64, len(rows))))
         return columns
 
     def messages(self, row: int) -> list[dict]:
@@ -73,6 +77,10 @@ class Columns:
             {"role": SPEAKERS[code // 2], "content": text}
             for code, text in zip(self.codes[start:end], self.texts[start:end], strict=True)
         ]
+
+
+def size(text: str, in_bytes: bool) -> int:
+    return len(text.encode()) if in_bytes else len(text)
 
 
 def takes(table: pa.Table, column: str) -> bool:

@@ -65,6 +65,8 @@ def check(args: object, training: SFTConfig) -> bool:
             f"hub_model_id: an adapter whose base is the local folder {args.model_name_or_path!r} could be loaded by "
             "nobody else. Push the base first and train from there, or push the merged model (hub_merged_model_id)."
         )
+    if getattr(args, "sample_prompts", 0) < 0:
+        raise ConfigError(f"sample_prompts: {args.sample_prompts} given; a number of rows from 0 on is allowed.")
     if args.use_peft:
         _check_lora(args)
     _check_reports(training.report_to)

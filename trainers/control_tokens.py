@@ -14,10 +14,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from instruct_builders.errors import ConfigError, RowError, TemplateError, did_you_mean
 
-from . import supervision
+from . import columns, supervision
 from .labels import IGNORED, choose, tile
 from .rendering import Printer
 
@@ -64,6 +66,37 @@ def typed(found: re.Pattern, said: object) -> Counter:
     if isinstance(said, dict):
         said = [value for key, value in said.items() if key != "role"]
     return sum((typed(found, item) for item in said), Counter()) if isinstance(said, (list, tuple)) else Counter()
+
+
+def rows_with(table: pa.Table, tokens: list[str]) -> np.ndarray:
+    """Rows with special tokens in a content or a variable; rows with other texts are not plain in any case.
+
+    Args:
+        table (`pa.Table`): Conversations in the column `messages`.
+        tokens (`list[str]`): From [`special_tokens`].
+
+    Returns:
+        `np.ndarray`: Of truth values, shape (rows,).
+    """
+    found = np.zeros(len(table), bool)
+    if not tokens or not len(table):
+        return found
+    lists = table["messages"].combine_chunks()
+    content = pc.struct_field(pc.list_flatten(lists), "content")
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    found[np.repeat(np.arange(len(table)), counts)[_holds(content, tokens)]] = True
+    if columns.VARIABLES in table.column_names:
+        given = table[columns.VARIABLES].combine_chunks()
+        for field in given.type:
+            if pa.types.is_string(field.type) and field.name != "role":  # as in `typed`
+                found |= _holds(pc.struct_field(given, field.name), tokens)
+    return found
+
+
+def _holds(texts: pa.Array, tokens: list[str]) -> np.ndarray:
+    """Which of some texts hold one of some tokens."""
+    pattern = "|".join(map(re.escape, tokens))
+    return pc.fill_null(pc.match_substring_regex(texts, pattern), False).to_numpy(zero_copy_only=False)
 
 
 def escape(

@@ -14,7 +14,7 @@ from instruct_builders import formats
 from instruct_builders.errors import ConfigError, SourceError
 from instruct_builders.pipeline import train_test_masks
 
-from . import labelling, reading, templates
+from . import labelling, outcomes, reading, templates
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,18 +41,20 @@ def settle_evaluation(args, training: SFTConfig) -> list[str]:
         raise ConfigError("test_size and dataset_test_split are both set. Choose one.")
     if args.test_size or args.dataset_test_split:
         return []
+    samples = getattr(args, "sample_prompts", 0)
     used = re.findall(r"\w+", args.dataset_train_split)
     if "test" not in used and "test" in reading.splits(args.dataset_name, args.dataset_config, args.dataset_revision):
         args.dataset_test_split = "test"
         return [f"evaluated on the split 'test' of {args.dataset_name}; none of it is trained on"]
     strategy = getattr(training.eval_strategy, "value", training.eval_strategy)
+    for name, wanted in (("load_best_model_at_end", training.load_best_model_at_end), ("sample_prompts", samples)):
+        if wanted:
+            raise ConfigError(
+                f"{name} needs rows to evaluate on, and {args.dataset_name} has no split 'test'. Set test_size or "
+                f"dataset_test_split, or leave {name} out."
+            )
     if strategy == "no":
         return []
-    if training.load_best_model_at_end:
-        raise ConfigError(
-            f"load_best_model_at_end needs rows to evaluate on, and {args.dataset_name} has no split 'test'. Set "
-            "test_size or dataset_test_split, or leave load_best_model_at_end out."
-        )
     training.eval_strategy, training.do_eval = type(training.eval_strategy)("no"), False
     return [
         f"eval_strategy: {strategy} becomes no: {args.dataset_name} has no split 'test', and neither test_size nor "
@@ -79,17 +81,17 @@ def prepare(
 
     def labelled(rows: datasets.Dataset) -> tuple[datasets.Dataset, dict[str, int]]:
         rows = conversations(rows, args.dataset_format, template, tokenizer)
-        return labelling.settle(labelling.label_all(rows, tokenizer, template, policy), policy)
+        return outcomes.settle(labelling.label_all(rows, tokenizer, template, policy), policy)
 
     place = (args.dataset_name, args.dataset_config, args.dataset_revision)
     rows = reading.load_rows(*place, args.dataset_train_split, args.dataset_format)
     source = reading.describe(rows, args.dataset_name, args.dataset_train_split, args.dataset_license)
-    train, outcomes = labelled(rows)
+    train, counted = labelled(rows)
     if args.dataset_test_split:
         test, _ = labelled(reading.load_rows(*place, args.dataset_test_split, args.dataset_format))
     else:
         train, test = hold_out(train, args.test_size, args.split_seed, families(rows))
-    return train, test, source, count(train) | {"held_out": len(test or [])} | outcomes
+    return train, test, source, count(train) | {"held_out": len(test or [])} | counted
 
 
 def conversations(rows: datasets.Dataset, source: str, template: str, tokenizer) -> datasets.Dataset:
@@ -106,7 +108,7 @@ def conversations(rows: datasets.Dataset, source: str, template: str, tokenizer)
     """
     if len(rows) == 0:
         raise SourceError("the dataset has no rows.")
-    source = formats.detect(rows[0]) if source == "auto" else source
+    source = reading.format_of(rows) if source == "auto" else source
     apart = templates.takes_context(template, tokenizer)
     target = "record" if apart else "messages"
     rows = rows if source == target else formats.convert(rows, source, target)

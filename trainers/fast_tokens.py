@@ -1,4 +1,4 @@
-"""Token ids of many texts, and where in the texts each token is, at the least cost that is proven to give the same.
+"""The way to run a tokenizer that costs the least and is proven to give the same.
 
 A byte-level BPE is also run by tiktoken, several times faster, if it is proven to be the same function:
 
@@ -8,18 +8,23 @@ A byte-level BPE is also run by tiktoken, several times faster, if it is proven 
 3. the tokenizer makes of each token's own bytes that one token. Then, whenever two neighbours form a token, they are
    the two that the merge list has for it (others would have shown in 3), so both choose the same.
 
-Every other tokenizer runs as it is, in one call for all texts.
+Every other tokenizer runs word by word (word_tokens.py) or as it is (rust_tokens.py).
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
 import unicodedata
-from typing import NamedTuple
 
 import numpy as np
+
+from instruct_builders.errors import TemplateError
+
+from .rust_tokens import Marks, RustTokens, Tokens, between, by_bounds, letters
+from .word_tokens import WordTokens, word_tokens
 
 # How the splits of these tokenizers write the rules that tiktoken's engine and theirs are known to read alike.
 _GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -34,49 +39,8 @@ LONG = re.compile(rf"\S{{{WORD}}}|\s{{{WORD}}}")
 TRIED = "a{0}a {0} 1{0}1 '{0}s'{0} .{0}.\n{0}\n{0}{0} {0}{0}a  {0}  {0}\t{0}\r\n{0}"
 
 
-class Tokens(NamedTuple):
-    """Tokens of texts put one behind the other.
-
-    Attributes:
-        ids (`np.ndarray`): Shape (tokens,), int32.
-        counts (`np.ndarray`): Tokens of each text, shape (texts,).
-        offsets (`np.ndarray`): Start and end in all texts, shape (tokens, 2): bytes or characters.
-    """
-
-    ids: np.ndarray
-    counts: np.ndarray
-    offsets: np.ndarray
-
-
-class RustTokens:
-    """A fast tokenizer as it is; offsets are characters, with gaps where the tokenizer leaves some."""
-
-    in_bytes = False
-
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
-
-    def takes(self, text: str) -> bool:
-        return True
-
-    def encode(self, texts: list[str]) -> Tokens:
-        self.tokenizer(texts[0], add_special_tokens=False, verbose=False)  # sets truncation and padding to none
-        rows = self.tokenizer.backend_tokenizer.encode_batch(texts, add_special_tokens=False)
-        ids = [row.ids for row in rows]
-        counts = np.fromiter(map(len, ids), np.int64, len(rows))
-        total = int(counts.sum())
-        pairs = itertools.chain.from_iterable(row.offsets for row in rows)
-        offsets = np.fromiter(itertools.chain.from_iterable(pairs), np.int64, 2 * total).reshape(-1, 2)
-        begin = np.cumsum([0, *map(len, texts[:-1])])
-        return Tokens(
-            np.fromiter(itertools.chain.from_iterable(ids), np.int32, total),
-            counts,
-            offsets + np.repeat(begin, counts)[:, None],
-        )
-
-
 class ByteTokens:
-    """A byte-level BPE through tiktoken; offsets are bytes."""
+    """A byte-level BPE through tiktoken; places are bytes. Proven for texts without added tokens (`excludes`)."""
 
     in_bytes = True
 
@@ -84,6 +48,7 @@ class ByteTokens:
         self.tokenizer, self.encoding, self.form = tokenizer, encoding, form
         self.separator = encoding.encode(SEPARATOR, allowed_special={SEPARATOR})[0]
         self.allowed = {*special, SEPARATOR}
+        self.excludes = {*special, *SEPARATOR} - {SEPARATOR}
         self.sizes = np.zeros(self.separator + 1, np.int64)
         for token, number in [*ranks.items(), *((text.encode(), number) for text, number in special.items())]:
             self.sizes[number] = len(token)
@@ -91,21 +56,27 @@ class ByteTokens:
         self.other: set[str] = set()  # code points that the two do not treat alike
         self.try_out([chr(code) for code in range(128)])
 
-    def takes(self, text: str) -> bool:
-        """Whether this text is proven to give the same ids."""
+    def takes(self, texts: list[str]) -> np.ndarray:
+        """Which of these texts are proven to give the same ids."""
+        met = "".join(itertools.filterfalse(str.isascii, texts))
+        if met:
+            codes = np.unique(np.frombuffer(met.encode("utf-32-le"), np.uint32))
+            self.try_out([chr(code) for code in codes[~self.tried[codes]]])
+        return np.fromiter(map(self._takes, texts), bool, len(texts))
+
+    def _takes(self, text: str) -> bool:
         if len(text) > WORD and LONG.search(text):
             return False
         if text.isascii():
             return True
-        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-        if not self.tried[codes].all():
-            self.try_out([chr(code) for code in np.unique(codes) if not self.tried[code]])
         if self.other and not self.other.isdisjoint(text):
             return False
         return not self.form or unicodedata.is_normalized(self.form, text)
 
     def try_out(self, characters: list[str]) -> None:
         """Compares both ways for characters not met before, each behind and before any kind of other."""
+        if not characters:
+            return
         texts = [TRIED.format(character) for character in characters]
         theirs = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         for character, text, ids in zip(characters, texts, theirs["input_ids"], strict=True):
@@ -115,20 +86,25 @@ class ByteTokens:
                 self.other.add(character)
             self.tried[ord(character)] = True
 
-    def encode(self, texts: list[str]) -> Tokens:
+    def encode(self, texts: list[str], marks: Marks) -> Tokens:
         ids = self.encoding.encode_to_numpy(
             SEPARATOR.join(texts), allowed_special=self.allowed, disallowed_special=()
         ).astype(np.int32)
-        cuts = np.flatnonzero(ids == self.separator)
-        counts = np.diff(cuts, prepend=-1, append=len(ids)) - 1
-        ids = np.delete(ids, cuts)
-        ends = np.cumsum(self.sizes[ids])
-        return Tokens(ids, counts, np.stack([ends - self.sizes[ids], ends], 1))
+        between_texts = ids == self.separator
+        counts = np.diff(np.flatnonzero(between_texts), prepend=-1, append=len(ids)) - 1
+        if len(counts) != len(texts):
+            raise TemplateError("a text holds the characters U+10FFF0 U+10FFF1, which no text may. Remove the row.")
+        ids = ids[~between_texts]
+        bounds, first = (np.concatenate([[0], np.cumsum(values)]) for values in (self.sizes[ids], counts))
+        turns, stops = by_bounds(bounds, first, marks)
+        return Tokens(ids, counts, between(turns, len(ids)), stops)
 
 
-def fastest(tokenizer) -> ByteTokens | RustTokens:
-    """tiktoken where it is installed and proven to give the same, else the tokenizer itself."""
-    return byte_tokens(tokenizer) or RustTokens(tokenizer)
+def fastest(tokenizer) -> ByteTokens | WordTokens | RustTokens:
+    """tiktoken where it is installed and proven to give the same; else word by word where that is; else as it is."""
+    step = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"]
+    by_words = functools.partial(word_tokens, tokenizer, not _changed(tokenizer), _pattern(step) is not None)
+    return byte_tokens(tokenizer) or by_words() or RustTokens(tokenizer)
 
 
 def byte_tokens(tokenizer) -> ByteTokens | None:
@@ -189,31 +165,20 @@ def _ranks(model: dict, added: set[str]) -> dict[bytes, int] | None:
     """Bytes -> id of all tokens that merges can make; `None` unless conditions 2 and 3 are met."""
     from tokenizers import models
 
-    vocabulary = model["vocab"]
-    letters = _letters()
-    ranks = {bytes([byte]): vocabulary.get(letter, -1) for letter, byte in letters.items()}
+    vocabulary, single = model["vocab"], letters()
+    ranks = {bytes([byte]): vocabulary.get(letter, -1) for letter, byte in single.items()}
     merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-    made, last = {}, -1
-    single = set(letters)
+    known, last = dict.fromkeys(single, -1), -1  # token -> id; a byte's own may be any
     for left, right in merges:
-        token = left + right
-        number = vocabulary.get(token, -1)
-        parts = [vocabulary.get(part, number) for part in (left, right) if part not in single]
-        if number < last or any(part >= number for part in parts):
+        number = vocabulary.get(left + right, -1)
+        if number < last or known.get(left, number) >= number or known.get(right, number) >= number:
             return None
-        if not all(part in single or part in made for part in (left, right)):
-            return None
-        made[token] = last = number
+        known[left + right] = last = number
+    made = list(itertools.islice(known, len(single), None))
     alone = models.BPE(vocab=vocabulary, merges=merges)
-    if any(len(alone.tokenize(token)) != 1 for token in made) or min(ranks.values()) < 0:
+    if min(ranks.values()) < 0 or any(len(alone.tokenize(token)) != 1 for token in made):
         return None
-    if model.get("ignore_merges") and set(vocabulary) - made.keys() - single - added:
+    if model.get("ignore_merges") and vocabulary.keys() - known.keys() - added:
         return None
-    return ranks | {bytes([letters[letter] for letter in token]): number for token, number in made.items()}
-
-
-def _letters() -> dict[str, int]:
-    """The letter that byte-level tokenizers write for each byte: itself if it can be seen, else one from U+0100 on."""
-    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in seen]
-    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+    byte_of = str.maketrans({letter: chr(byte) for letter, byte in single.items()})
+    return ranks | {token.translate(byte_of).encode("latin-1"): known[token] for token in made}

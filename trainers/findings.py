@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 # From here on a fault is not a stray row any more.
-SHARE = 0.01  # of the test rows that are trained on: the loss on held-out rows says little
+SHARE = 0.01  # of the test rows that are trained on, or of the answers that begin within a token of the prompt
 DROPPED = 0.05  # of the rows too long for the limit
 FEW_TRAINED = 0.02  # of all tokens: most of the computation teaches nothing
+TOLD = 400  # characters of a reason: a refusal quotes the conversation
+UNUSABLE = {
+    "no_turns": "Build the data with recipes/build.py, which leaves such rows out and counts them.",
+    "schema": "Choose a chat template that prints them, or leave them out.",
+}
 
 
 def findings(found: dict) -> list[dict]:
@@ -29,12 +34,15 @@ def _rows(found: dict):
     share = rows.get("too_long", 0) / max(rows["rows_in"], 1)
     if not rows["rows_out"]:
         yield "error", "rows", f"None of {rows['rows_in']:,} rows is left to train on.", "See the reasons below."
-    for reason in ("no_turns", "schema"):
+    for reason, fix in UNUSABLE.items():
         if rows.get(reason):
             first = out[reason][0]
+            told = first["detail"] if len(first["detail"]) <= TOLD else f"{first['detail'][:TOLD]}..."
             yield (
-                *("error", "rows", f"{rows[reason]:,} rows can't be trained on ({reason}): row {first['row']}: "),
-                f"{first['detail']} Build the data with recipes/build.py, which leaves such rows out and counts them.",
+                "error",
+                "rows",
+                f"{rows[reason]:,} rows can't be trained on, such as row {first['row']}: {told}",
+                fix,
             )
     if rows.get("too_long"):
         what = f"{rows['too_long']:,} rows ({share:.1%}) are longer than max_length {policy['limit']:,}"
@@ -47,10 +55,9 @@ def _rows(found: dict):
     if rows.get("tokens_cut"):
         fix = "Set overlength to truncate_turns."
         yield "warning", "length", f"{rows['tokens_cut']:,} rows are cut, some in mid-answer.", fix
-    lost = [entry for entry in out.get("part", []) if entry["detail"]]
-    if lost:
-        first = f"Row {lost[0]['row']} is split: {lost[0]['detail']}."
-        yield "warning", "length", first, "Raise max_length to keep them."
+    if rows.get("split_with_loss"):
+        what = f"{rows['split_with_loss']:,} of the rows that are split have rounds too long for any part."
+        yield "warning", "length", what, "Raise max_length to keep them."
     positions = found["positions"]
     if positions and found["lengths"].get("max", 0) > positions and (policy["limit"] or positions + 1) > positions:
         fix = f"Set max_length to {positions:,} or less."
@@ -87,6 +94,24 @@ def _markers(found: dict):
         yield "warning", "loss", what, "Check the example rows: are the answers coloured?"
 
 
+def _borders(found: dict):
+    seen = found["boundaries"]
+    where = f"in the {seen['rows']:,} rows looked at"
+    if seen["straddling"] > SHARE * seen["answers"] and not found["policy"]["train_on_prompts"]:
+        what = f"{seen['straddling']:,} tokens {where} belong to a prompt and its answer, and are not learned."
+        fix = "End the template's generation prompt where a token ends, mostly without the blank behind it."
+        yield "warning", "boundaries", what, fix
+    if wrong := seen["disagreements"]:
+        each = (f"{one['markers']} {one['text'][:40]!r} (rule {one['rule']}, {one['times']:,}x)" for one in wrong)
+        what = f"The template's markers break rules {where}: they {', '.join(each)}. The labels follow the rules."
+        yield "warning", "markers", what, "Nothing to do here; other tools would train on what the markers say."
+    if seen["unprinted"]:
+        told = ", ".join(f"{field} {count:,}x" for field, count in seen["unprinted"].items())
+        what = f"The template does not print {told} {where}, so nothing of it is learned."
+        fix = "Take a template that does, or split conversations so that it stands in a last turn."
+        yield "warning", "template", what, fix
+
+
 def _data(found: dict):
     exact, near, rows = found["twins"]["exact"], found["twins"]["normalised"], found["rows"]
     if near["duplicates"]:
@@ -108,11 +133,12 @@ def _data(found: dict):
 
 def _machine(found: dict):
     steps, memory = found["steps"], found["memory"]
-    if steps["packed_rows"] and steps["batch"] > 1:
-        what = f"Packing with per_device_train_batch_size {steps['batch']}: without a flash attention kernel the "
-        what += "batch is one long row with a dense mask, slower than padding."
-        fix = f"Set it to 1, and gradient_accumulation_steps {steps['batch']} times as high."
-        yield "warning", "packing", what, fix
+    if steps["packed_rows"] and steps["batch"] > 1 and not steps["varying"]:
+        what = (
+            f"Packing without a flash attention kernel: the device batch becomes 1 instead of {steps['batch']}, and "
+        )
+        what += f"gradient_accumulation_steps {steps['batch']} times as high. The loss stays the same."
+        yield "warning", "packing", what, "Nothing to do; or set attn_implementation: flash_attention_2 on a GPU."
     if "failed" in memory:
         yield "warning", "memory", f"Not estimated: {memory['failed']}.", "Try one step on the real machine."
     device = memory.get("device")
@@ -126,4 +152,4 @@ def _machine(found: dict):
             yield "error", "memory", what, fix
 
 
-CHECKS = (_rows, _markers, _data, _machine)
+CHECKS = (_rows, _markers, _borders, _data, _machine)

@@ -6,8 +6,7 @@ recipes/sft.py trains on what this gives and recipes/check.py reports it: one co
 from __future__ import annotations
 
 import hashlib
-import re
-from collections import Counter
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,18 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from instruct_builders.errors import ConfigError, RowError, TemplateError
+from instruct_builders.errors import RowError, TemplateError
 
-from . import columns, control_tokens, lengths, supervision, tables
+from . import columns, control_tokens, lengths, outcomes, supervision, tables
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
 
-# What became of a row, or of a part of it. All but these four mean that it is not trained on.
-USED = ("whole", "turns_cut", "part", "tokens_cut")
-TOO_LONG = "too_long"  # like the reasons below a key of instruct_builders.records.REASONS
-STOPS = ("no_turns", "schema")  # reasons that say that the data is not what the recipe takes it for
+logger = logging.getLogger(__name__)
+LISTS = ["input_ids", "labels"]
 # `datasets` hashes a function of a module by its name alone and would serve labels made by older code.
 FILES = [Path(module.__file__) for module in (control_tokens, lengths)] + [Path(__file__)]
 CODE = supervision.CODE + hashlib.sha256(b"".join(file.read_bytes() for file in FILES)).hexdigest()
@@ -72,7 +69,7 @@ def label_all(
 
     Returns:
         `datasets.Dataset`: `input_ids`, `labels`, `length` (tokens), `trained` (tokens), `row` (position in `rows`),
-        `outcome` (one of `USED`, or a reason), `detail` and `tokens` (before any cut). Cached by `datasets`.
+        `outcome` (one of `outcomes.USED`, or a reason), `detail` and `tokens` (before any cut). Cached by `datasets`.
 
     Raises:
         ConfigError: For a policy that does not exist.
@@ -85,60 +82,19 @@ def label_all(
     lists = {"input_ids": datasets.List(datasets.Value("int32")), "labels": datasets.List(number)}
     fields = {"length": number, "trained": number, "row": number, "outcome": text, "detail": text, "tokens": number}
     given = {"tokenizer": tokenizer, "template": template, "policy": tuple(policy), "code": CODE}
+    features = datasets.Features(lists | fields)
+    if not len(rows):  # of none, `map` would make none of the columns either
+        return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
     labelled = rows.with_format("arrow").map(
         _label_table,
         batched=True,
         with_indices=True,
         remove_columns=rows.column_names,
-        features=datasets.Features(lists | fields),
+        features=features,
         fn_kwargs=given | {"features": rows.features},
         desc="Labels",
     )
     return labelled.with_format(rows.format["type"], **rows.format["format_kwargs"])
-
-
-def settle(labelled: datasets.Dataset, policy: Policy) -> tuple[datasets.Dataset, dict[str, int]]:
-    """The rows to train on, and how many came to what; raises where training should not start.
-
-    Args:
-        labelled (`datasets.Dataset`): From [`label_all`].
-        policy (`Policy`): The same.
-
-    Returns:
-        `tuple`: The used rows, and [`counts`].
-
-    Raises:
-        RowError: For the first row that has nothing to learn from or that the template can't print.
-        ConfigError: For rows that are too long with `overlength="error"`, and if no row is left.
-    """
-    outcomes = np.asarray(labelled["outcome"][:])
-    for place in np.flatnonzero(np.isin(outcomes, STOPS))[:1]:
-        entry = labelled[int(place)]
-        raise RowError(entry["detail"], reason=entry["outcome"], row=entry["row"], field="messages")
-    over = outcomes == TOO_LONG
-    if over.any() and policy.overlength == "error":
-        tokens = np.asarray(labelled["tokens"][:])
-        longest = int(np.where(over, tokens, 0).argmax())
-        raise ConfigError(
-            f"{over.sum()} of {counts(labelled)['rows_in']} rows are longer than max_length {policy.limit} (the "
-            f"longest, row {labelled[longest]['row']}, has {tokens[longest]} tokens). Raise max_length, or set "
-            f"overlength to one of {', '.join(name for name in lengths.POLICIES if name != 'error')}."
-        )
-    used = np.flatnonzero(np.isin(outcomes, USED))
-    if not len(used):
-        raise ConfigError(f"no row is left to train on: {counts(labelled)}. Raise max_length, or mend the data.")
-    return (labelled if len(used) == len(labelled) else labelled.select(used)), counts(labelled)
-
-
-def counts(labelled: datasets.Dataset) -> dict[str, int]:
-    """Rows in, rows out, and rows per outcome (parts of a split row: `parts`). Nothing is lost between them."""
-    outcomes, rows = np.asarray(labelled["outcome"][:]), np.asarray(labelled["row"][:])
-    found = dict(sorted(Counter(outcomes.tolist()).items()))
-    parts = found.pop("part", 0)
-    split = len(np.unique(rows[outcomes == "part"])) if parts else 0
-    used = int(np.isin(outcomes, USED).sum())
-    total = {"rows_in": len(np.unique(rows)), "rows_out": used}
-    return total | ({"split": split, "parts": parts} if parts else {}) | found
 
 
 def _label_table(table: pa.Table, indices: list[int], *, tokenizer, template, policy, features, code) -> pa.Table:
@@ -146,24 +102,21 @@ def _label_table(table: pa.Table, indices: list[int], *, tokenizer, template, po
     import datasets
 
     job = _Job(tokenizer, template, Policy(*policy))
-    found = job.plain(table)
+    rows, made = job.plain(table)
     limit = job.policy.limit
-    over = np.zeros(len(found.rows), bool) if limit is None else found.counts > limit
-    long, found = tables._take(found, np.flatnonzero(over)), tables._take(found, np.flatnonzero(~over))
-    left = np.setdiff1d(np.arange(len(table)), found.rows)
+    over = np.zeros(len(rows), bool) if limit is None else _length(made) > limit
+    long, places = made.filter(pa.array(over)), rows[over]
+    rows, made = rows[~over], made.filter(pa.array(~over))
+    left = np.setdiff1d(np.arange(len(table)), rows)
     parts: list[tuple[int, Part]] = []
     if len(left):
         info = datasets.DatasetInfo(features=features)
         batch = datasets.Dataset(datasets.table.InMemoryTable(table.take(left)), info=info, fingerprint="rows")[:]
         numbers = [int(indices[place]) for place in left]
-        ends = np.cumsum(long.counts)[:-1]
-        made = zip(np.split(long.ids, ends), np.split(long.labels, ends), strict=True) if len(long.rows) else ()
-        places = np.searchsorted(left, long.rows).tolist()
-        known = {
-            place: job.part(ids, labels, numbers[place]) for place, (ids, labels) in zip(places, made, strict=True)
-        }
+        lists = zip(np.searchsorted(left, places).tolist(), *(long[name].to_pylist() for name in LISTS), strict=True)
+        known = {place: job.part(ids, labels, numbers[place]) for place, ids, labels in lists}
         parts = [(int(left[place]), part) for place, part in _label_rows(job, batch, numbers, known)]
-    return _to_arrow(found, parts, np.asarray(indices, np.int64), job.policy)
+    return _to_arrow(rows, made, parts, np.asarray(indices, np.int64), job.policy)
 
 
 def _label_rows(job: _Job, batch: dict, indices: list[int], known: dict[int, Part]) -> list[tuple[int, Part]]:
@@ -183,21 +136,28 @@ def _label_rows(job: _Job, batch: dict, indices: list[int], known: dict[int, Par
     return parts
 
 
-def _to_arrow(found: tables.Labelled, parts: list[tuple[int, Part]], indices: np.ndarray, policy: Policy) -> pa.Table:
-    """Plain rows and parts of others, in the order of the batch, with what [`label_all`] says of each."""
+def _to_arrow(
+    rows: np.ndarray, made: pa.Table, parts: list[tuple[int, Part]], indices: np.ndarray, policy: Policy
+) -> pa.Table:
+    """Plain rows (their places, and their lists) and parts of others in the order of the batch, and what became of
+    each, as [`label_all`] tells it."""
+    if parts:
+        lists = ([part.ids for _, part in parts], [part.labels for _, part in parts])
+        others = [pa.array([np.asarray(one, np.int64) for one in some], pa.list_(pa.int64())) for some in lists]
+        others = pa.table([others[0].cast(made.schema.field("input_ids").type), others[1]], LISTS)
+        made = pa.concat_tables([made, others])
+    places = np.concatenate([rows, [place for place, _ in parts]]).astype(np.int64)
+    order = np.argsort(places, kind="stable")
+    made = made.take(pa.array(order)) if parts else made
     if policy.train_on_prompts:
-        found = found._replace(labels=found.ids)
-    lists = [(place, np.asarray(part.ids, np.int64), np.asarray(part.labels, np.int64)) for place, part in parts]
-    made = tables.to_arrow(found, lists)
-    length = pc.list_value_length(made["input_ids"]).to_numpy()
+        made = made.set_column(1, "labels", made["input_ids"].cast(made.schema.field("labels").type))
     learned = pc.list_flatten(made["labels"]).to_numpy() != supervision.IGNORED
+    length = _length(made)
     ends, sums = (np.concatenate([[0], np.cumsum(values)]).astype(np.int64) for values in (length, learned))
-    places = np.concatenate([found.rows, [place for place, _ in parts]]).astype(np.int64)
-    order = np.argsort(places, kind="stable")  # as tables.to_arrow has it
 
     def told(plain: object, others: list, kind: pa.DataType) -> pa.Array:
         values = np.full(len(places), plain, object)
-        values[len(found.rows) :] = others
+        values[len(rows) :] = others
         return pa.array(values[order], kind)
 
     before = told(0, [part.tokens for _, part in parts], pa.int64()).to_numpy()
@@ -209,7 +169,11 @@ def _to_arrow(found: tables.Labelled, parts: list[tuple[int, Part]], indices: np
         "detail": told("", [part.detail for _, part in parts], pa.string()),
         "tokens": pa.array(np.where(before, before, length), pa.int64()),
     }
-    return pa.table([*made.columns, *fields.values()], [*made.column_names, *fields])
+    return pa.table([*made.columns, *fields.values()], [*LISTS, *fields])
+
+
+def _length(made: pa.Table) -> np.ndarray:
+    return pc.list_value_length(made["input_ids"]).to_numpy()
 
 
 class _Job:
@@ -219,25 +183,28 @@ class _Job:
         self.tokenizer, self.template, self.policy = tokenizer, template, policy
         self.special = control_tokens.pattern(tokenizer)
 
-    def plain(self, table: pa.Table) -> tables.Labelled:
-        """The rows that trainers/tables.py labels, without those with typed special tokens."""
-        if not columns.takes(table, "messages"):
-            nothing = np.zeros(0, np.int64)
-            return tables.Labelled(nothing, nothing, nothing, nothing)
+    def plain(self, table: pa.Table) -> tuple[np.ndarray, pa.Table]:
+        """The rows that trainers/tables.py labels, without those with typed special tokens: places and lists."""
+        nothing = np.zeros(0, np.int64)
+        found = tables.Labelled(nothing, nothing, nothing, nothing)
         rows = np.arange(len(table))
-        if self.policy.special_tokens != "allow":
-            rows = np.flatnonzero(~_typed(table, control_tokens.special_tokens(self.tokenizer)))
-            table = table if len(rows) == len(table) else table.take(rows)
-        special = str(self.tokenizer.special_tokens_map)
-        known = tables.tables(self.tokenizer, self.template, "all", len(self.tokenizer), special)
-        found = known.label(table, "messages")
-        return found._replace(rows=rows[found.rows])
+        if columns.takes(table, "messages"):
+            if self.policy.special_tokens != "allow":
+                rows = np.flatnonzero(~control_tokens.rows_with(table, control_tokens.special_tokens(self.tokenizer)))
+                table = table if len(rows) == len(table) else table.take(rows)
+            special = str(self.tokenizer.special_tokens_map)
+            known = tables.tables(self.tokenizer, self.template, "all", len(self.tokenizer), special)
+            try:
+                found = known.label(table, "messages")
+            except TemplateError as error:  # one of its own checks of itself: the careful way needs none of it
+                logger.warning("%d rows are labelled one by one, which is slower: %s", len(table), error)
+        return np.sort(rows[found.rows]), tables.to_arrow(found, [])
 
     def first_look(self, batch: dict, place: int, index: int) -> Part | None:
         """What becomes of a row with typed special tokens; `None` for a row without, or where they are let through."""
         if self.policy.special_tokens == "allow":
             return None
-        row = _row(batch, place)
+        row = row_of(batch, place)
         found = control_tokens.typed(self.special, [row["messages"], row["tools"], row["variables"]])
         if not found:
             return None
@@ -256,7 +223,7 @@ class _Job:
                 some, [indices[place] for place in places], tokenizer=self.tokenizer, chat_template=self.template
             )
         except (RowError, TemplateError):
-            return [self.labelled(_row(batch, place), indices[place]) for place in places]
+            return [self.labelled(row_of(batch, place), indices[place]) for place in places]
         rows = zip(made["input_ids"], made["labels"], places, strict=True)
         return [self.part(ids, labels, indices[place]) for ids, labels, place in rows]
 
@@ -277,8 +244,8 @@ class _Job:
 
     def shorten(self, batch: dict, place: int, index: int, whole: Part) -> list[Part]:
         """What the length policy makes of a row that is too long."""
-        limit, tokens, row = self.policy.limit, len(whole.ids), _row(batch, place)
-        too_long = Part([], [], index, TOO_LONG, f"{tokens} tokens, {limit} allowed", tokens)
+        limit, tokens, row = self.policy.limit, len(whole.ids), row_of(batch, place)
+        too_long = Part([], [], index, outcomes.TOO_LONG, f"{tokens} tokens, {limit} allowed", tokens)
 
         def fits(messages: list[dict], opening: bool) -> bool:
             part = self.labelled(_part(row, messages, opening), index)
@@ -302,7 +269,8 @@ class _Job:
         return self.labelled(_part(row, *kept), index, outcome)._replace(tokens=tokens, detail=detail)
 
 
-def _row(batch: dict, place: int) -> dict:
+def row_of(batch: dict, place: int) -> dict:
+    """One conversation of a batch: its `messages` without null values, `tools`, and the template's `variables`."""
     return {
         "messages": supervision.clean(batch["messages"][place]),
         "tools": supervision._tools(batch, place),
@@ -314,26 +282,3 @@ def _part(row: dict, messages: list[dict], opening: bool) -> dict:
     """A part that does not open the conversation is without the variables (Alpaca's input) of its first question."""
     variables = row["variables"] if opening else {k: v for k, v in row["variables"].items() if k != "context"}
     return row | {"messages": messages, "variables": variables}
-
-
-def _typed(table: pa.Table, tokens: list[str]) -> np.ndarray:
-    """Rows with special tokens in a content or a variable; rows with other texts are not plain in any case."""
-    found = np.zeros(len(table), bool)
-    if not tokens or not len(table):
-        return found
-    lists = table["messages"].combine_chunks()
-    content = pc.struct_field(pc.list_flatten(lists), "content")
-    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
-    found[np.repeat(np.arange(len(table)), counts)[_holds(content, tokens)]] = True
-    if columns.VARIABLES in table.column_names:
-        given = table[columns.VARIABLES].combine_chunks()
-        for field in given.type:
-            if pa.types.is_string(field.type) and field.name != "role":  # as control_tokens.typed
-                found |= _holds(pc.struct_field(given, field.name), tokens)
-    return found
-
-
-def _holds(texts: pa.Array, tokens: list[str]) -> np.ndarray:
-    """Which of some texts hold one of some tokens."""
-    pattern = "|".join(map(re.escape, tokens))
-    return pc.fill_null(pc.match_substring_regex(texts, pattern), False).to_numpy(zero_copy_only=False)

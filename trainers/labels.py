@@ -163,12 +163,17 @@ def disagree(text: str, found: list[Turn], marked: list[tuple[int, int]], silent
 
 
 def tile(printer: Printer, offsets: list[tuple[int, int]]) -> np.ndarray:
+    """As [`tiled`], for the printer's tokenizer."""
+    return tiled(offsets, printer.trims)
+
+
+def tiled(offsets: list[tuple[int, int]], trims: bool) -> np.ndarray:
     """Offsets (tokens, 2) with which every character belongs to a token.
 
     Byte-level tokenizers with `trim_offsets` leave the blank in front of a word out of its token's offsets.
     """
     tiled = np.asarray(offsets, np.int64).reshape(-1, 2)
-    if printer.trims and len(tiled):
+    if trims and len(tiled):
         tiled[1:, 0] = np.minimum(tiled[1:, 0], np.maximum.accumulate(tiled[:-1, 1]))
     return tiled
 

@@ -1,8 +1,9 @@
 """How much memory a training step takes, from config.json alone.
 
 The step is taken for real, with tensors that have shapes and no contents (torch's FakeTensorMode): the model of the
-config, TRL's loss, the backward pass, PEFT's adapter, activation checkpointing and mixed precision as in training. A
-ledger adds up what is alive after every operation, so that nothing is assumed about the architecture.
+config, the loss (TRL's, or on a CPU the one of head.py), the backward pass, PEFT's adapter, activation checkpointing
+and mixed precision as in training. A ledger adds up what is alive after every operation, so that nothing is assumed
+about the architecture.
 
 Not in it: the CUDA context (some 0.5 GiB), fragmentation, and what several GPUs share among them.
 """
@@ -12,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import warnings
-import weakref
+import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from instruct_builders.errors import ConfigError
 
-from . import models
+from . import adapters, models
+from .ledger import Ledger
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +35,13 @@ INT8 = 1.0
 
 
 def ways(
-    config: PretrainedConfig, args: models.ModelArguments, training: SFTConfig, length: int, vocabulary: int = 0
+    config: PretrainedConfig,
+    args: models.ModelArguments,
+    training: SFTConfig,
+    length: int,
+    vocabulary: int = 0,
+    added: Sequence[int] = (),
+    share: float = 1.0,
 ) -> dict:
     """The estimate for training all weights, an adapter, and an adapter on a quantised base.
 
@@ -43,6 +51,8 @@ def ways(
         training (`SFTConfig`): Batch, packing, checkpointing, mixed precision and optimizer.
         length (`int`): Tokens of the longest row.
         vocabulary (`int`, *optional*, defaults to 0): Tokens of the tokenizer, where they are more than the model's.
+        added (`Sequence[int]`, *optional*): Ids of new tokens, which an adapter trains beside its own weights.
+        share (`float`, *optional*, defaults to 1.0): Of the tokens that are labelled; on a CPU only they are scored.
 
     Returns:
         `dict`: `chosen` (which way the arguments ask for), `batch`, `length`, and `ways`: name -> bytes per term
@@ -51,32 +61,52 @@ def ways(
         `ways` where the architecture can't be run without contents.
     """
     batch = training.per_device_train_batch_size
-    if training.packing or training.padding_free:  # one row without padding
-        batch, length = 1, (training.max_length if training.packing else length) * batch
+    accumulates = training.gradient_accumulation_steps > 1
+    if training.packing:  # one row without padding; see sft.settle_packing
+        together = varying(args.attn_implementation)
+        accumulates = accumulates or (batch > 1 and not together)
+        batch, length = 1, training.max_length * (batch if together else 1)
+    elif training.padding_free:
+        batch, length = 1, length * batch
     chosen = "QLoRA" if args.load_in_4bit or args.load_in_8bit else "LoRA" if args.use_peft else "full"
     found = {"chosen": chosen, "batch": batch, "length": length}
     config = copy.deepcopy(config)
     text = config.get_text_config()
     text.vocab_size = max(text.vocab_size, vocabulary)
     one = dataclasses.replace(args, use_peft=False), dataclasses.replace(args, use_peft=True)
+    noise = logging.getLogger("torch._subclasses.fake_tensor")  # prints a traceback of what is told in a line below
+    noise.disabled = True
     try:
-        full, lora = (step(config, way, training, batch, length) for way in one)
+        full, lora = (step(config, way, training, batch, length, accumulates, added, share) for way in one)
     except RuntimeError as error:  # an operation that has no shape without contents, as in some mixtures of experts
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return found | {"failed": f"{type(config).__name__} can't be run without contents: {reason}"}
+    finally:
+        noise.disabled = False
     return found | {"ways": {"full": full, "LoRA": lora, "QLoRA": quantised(lora, args.load_in_8bit)}}
 
 
-def step(config: PretrainedConfig, args: models.ModelArguments, training: SFTConfig, batch: int, length: int) -> dict:
-    """Bytes per term of one training step of `batch` rows of `length` tokens, at its peak."""
+def varying(attention: str | None) -> bool:
+    """Whether a kernel takes documents of varying length one by one. The trainer's own question needs the model."""
+    return bool(attention) and ("flash" in attention or attention == "flex_attention")
+
+
+def step(
+    config: PretrainedConfig,
+    args: models.ModelArguments,
+    training: SFTConfig,
+    batch: int,
+    length: int,
+    accumulates: bool = False,
+    added: Sequence[int] = (),
+    share: float = 1.0,
+) -> dict:
+    """Bytes per term of one training step of `batch` rows of `length` tokens, at its peak. The rest as in [`ways`]."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    accumulates = training.gradient_accumulation_steps > 1
-    with torch.device("meta"), warnings.catch_warnings():
-        # PEFT 0.21 asks transformers 5.23 by a name that it is about to give up.
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        model = build(config, args, training)
+    with torch.device("meta"), adapters.old_names_allowed():
+        model = build(config, args, training, added)
     with FakeTensorMode():
         without_contents(model)
         weights = {id(weight): weight for weight in model.parameters()}.values()
@@ -90,7 +120,7 @@ def step(config: PretrainedConfig, args: models.ModelArguments, training: SFTCon
         with ledger:
             _backbone(model).register_forward_hook(lambda *_: ledger.enter("loss"))  # TRL's head comes behind it
             with cast:
-                loss = model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True).loss
+                loss = _loss(model, ids, mask, max(int(share * batch * (length - 1)), 1), training.use_cpu)
             ledger.enter("backward")
             loss.backward()
         peak, alive = ledger.at_peak([weight.grad for weight in trained])
@@ -110,7 +140,21 @@ def step(config: PretrainedConfig, args: models.ModelArguments, training: SFTCon
     return terms | {"total": total, "trainable": sum(weight.numel() for weight in trained), **linear}
 
 
-def build(config: PretrainedConfig, args: models.ModelArguments, training: SFTConfig) -> torch.nn.Module:
+def _loss(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor | None, labelled: int, cpu: bool):
+    """TRL's loss, or where `head.score_labelled_only` takes its place, that of the labelled tokens."""
+    from .head import PLAIN_LOGITS, score
+
+    head = _whole(model).get_output_embeddings()
+    if not cpu or labelled * model.config.get_text_config().vocab_size > PLAIN_LOGITS:
+        return model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True).loss
+    head.register_forward_pre_hook(lambda _, hidden: (hidden[0].flatten(0, 1)[:labelled].clone(),))
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return -score(logits, ids.flatten()[:labelled])[0].mean()
+
+
+def build(
+    config: PretrainedConfig, args: models.ModelArguments, training: SFTConfig, added: Sequence[int] = ()
+) -> torch.nn.Module:
     """The model as recipes/sft.py and TRL make it, on the device that is the default."""
     from transformers import AutoModelForCausalLM
     from trl.trainer.utils import add_fused_lm_head
@@ -132,7 +176,8 @@ def build(config: PretrainedConfig, args: models.ModelArguments, training: SFTCo
 
         if checkpoints(training):
             model.enable_input_require_grads()
-        model = get_peft_model(model, models.lora_config(args))
+        tied = config.get_text_config().tie_word_embeddings
+        model = get_peft_model(model, models.lora_config(args, list(added), tied=tied))
     return model.train()
 
 
@@ -172,69 +217,12 @@ def quantised(lora: dict, eight_bit: bool) -> dict:
     return terms | {"total": sum(terms.values()), "trainable": lora["trainable"]}
 
 
-class Ledger:
-    """What is alive after every operation, by the phase it was made in, while it is entered with `with`."""
-
-    def __init__(self, known: list[torch.Tensor]):
-        from torch.utils._python_dispatch import TorchDispatchMode
-        from torch.utils._pytree import tree_leaves
-
-        ledger = self
-
-        class Mode(TorchDispatchMode):
-            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-                result = function(*args, **(kwargs or {}))
-                ledger.note(tree_leaves(result))
-                return result
-
-        self.mode = Mode()
-        self.phase, self.clock, self.time = "forward", 0, 0
-        self.alive = {"forward": 0, "loss": 0, "backward": 0}
-        self.peak = dict(self.alive)
-        self.seen = {tensor.untyped_storage()._cdata: (0, "forward", 0) for tensor in known}
-        self.known = known  # kept alive, so that none of their addresses is used again
-
-    def __enter__(self):
-        self.mode.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        return self.mode.__exit__(*error)
-
-    def enter(self, phase: str) -> None:
-        """What is made from now on belongs to `phase`. Layers that run again in the backward pass change nothing."""
-        if self.phase != "backward":
-            self.phase = phase
-
-    def note(self, results: list) -> None:
-        import torch
-
-        self.clock += 1
-        for tensor in results:
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            storage = tensor.untyped_storage()
-            if storage._cdata not in self.seen:
-                self.seen[storage._cdata] = (storage.nbytes(), self.phase, self.clock)
-                self.alive[self.phase] += storage.nbytes()
-                weakref.finalize(storage, self.freed, storage._cdata)
-        if sum(self.alive.values()) > sum(self.peak.values()):
-            self.peak, self.time = dict(self.alive), self.clock
-
-    def freed(self, key: int) -> None:
-        size, phase, _ = self.seen.pop(key)
-        self.alive[phase] -= size
-
-    def at_peak(self, gradients: list[torch.Tensor]) -> tuple[dict[str, int], int]:
-        """Bytes per phase at the peak, and how many of them are gradients."""
-        found = {gradient.untyped_storage()._cdata for gradient in gradients if gradient is not None}
-        entries = [self.seen[key] for key in found if key in self.seen]
-        return self.peak, sum(size for size, phase, clock in entries if phase == "backward" and clock <= self.time)
+def _whole(model: torch.nn.Module) -> torch.nn.Module:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _backbone(model: torch.nn.Module) -> torch.nn.Module:
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return whole.base_model
+    return _whole(model).base_model
 
 
 def _size(tensor: torch.Tensor) -> int:

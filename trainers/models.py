@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from instruct_builders.errors import ConfigError, SourceError, TemplateError
 
-from . import templates
+from . import adapters, templates
 
 if TYPE_CHECKING:
     import torch
     from peft import LoraConfig
-    from transformers import BitsAndBytesConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -97,10 +98,13 @@ def load_tokenizer(args: ModelArguments) -> tuple[PreTrainedTokenizerBase, str, 
     added = templates.missing_markers(template, tokenizer)
     if added:
         tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
-        logger.warning("added to the vocabulary of %s: %s", name, ", ".join(added))
-    tokenizer.eos_token = templates.end_of_turn(template, tokenizer)
+    try:
+        stop = templates.stops(template, tokenizer)[0]
+    except TemplateError as error:
+        raise TemplateError(f"chat_template: {args.chat_template!r} can't be trained with: {error}") from error
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(stop)
     tokenizer.pad_token, reason = padding_token(tokenizer)
-    logger.info("padding with %r: %s", tokenizer.pad_token, reason)
+    logger.debug("padding with %r: %s", tokenizer.pad_token, reason)
     tokenizer.padding_side = "right"
     if args.chat_template != templates.MODEL:
         tokenizer.chat_template = template
@@ -156,7 +160,7 @@ def quantization_config(args: ModelArguments) -> BitsAndBytesConfig | None:
 
 
 def load_model(
-    args: ModelArguments, tokenizer: PreTrainedTokenizerBase, use_cpu: bool = False
+    args: ModelArguments, tokenizer: PreTrainedTokenizerBase, use_cpu: bool = False, stops: Sequence[int] = ()
 ) -> tuple[PreTrainedModel, str | None]:
     """A causal language model from safetensors, agreeing with the tokenizer on padding and on where to stop.
 
@@ -166,6 +170,7 @@ def load_model(
         args (`ModelArguments`): `model_name_or_path`, `model_revision`, `dtype`, `attn_implementation`, `load_in_*`.
         tokenizer (`PreTrainedTokenizerBase`): From [`load_tokenizer`]; the embeddings grow if it has more tokens.
         use_cpu (`bool`, *optional*, defaults to `False`): Keep a quantised model off the GPU.
+        stops (`Sequence[int]`, *optional*): From [`templates.stops`]: tokens that generation is to stop on.
 
     Returns:
         `tuple`: The model and the commit it came from, where the Hub tells one.
@@ -197,7 +202,7 @@ def load_model(
     guard_4bit_on_cpu(model)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
-    agree_on_special_tokens(model, tokenizer)
+    agree_on_special_tokens(model, tokenizer, stops)
     return model, commit or args.model_revision
 
 
@@ -212,12 +217,15 @@ def guard_4bit_on_cpu(model: torch.nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def agree_on_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Config and generation config name the tokenizer's tokens; what stopped generation before still does."""
-    stop = model.generation_config.eos_token_id
-    stop = [] if stop is None else [stop] if isinstance(stop, int) else list(stop)
-    stop = [tokenizer.eos_token_id, *[token for token in stop if token != tokenizer.eos_token_id]]
-    model.generation_config.eos_token_id = stop if len(stop) > 1 else stop[0]
+def agree_on_special_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: Sequence[int] = ()
+) -> None:
+    """Config and generation config name the tokenizer's tokens; generation stops on its EOS, on `stops`, and on what
+    stopped it before."""
+    before = model.generation_config.eos_token_id
+    before = [] if before is None else [before] if isinstance(before, int) else before
+    found = list(dict.fromkeys([tokenizer.eos_token_id, *stops, *before]))
+    model.generation_config.eos_token_id = found if len(found) > 1 else found[0]
     for config in (model.config, model.generation_config):
         config.pad_token_id = tokenizer.pad_token_id
         config.bos_token_id = tokenizer.bos_token_id
@@ -225,7 +233,7 @@ def agree_on_special_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
 
 def lora_config(
-    args: ModelArguments, new_token_ids: list[int] | None = None, base_revision: str | None = None
+    args: ModelArguments, new_token_ids: list[int] | None = None, base_revision: str | None = None, tied: bool = False
 ) -> LoraConfig | None:
     """The adapter: LoRA, DoRA or rank-stabilised LoRA; `None` where all weights are trained.
 
@@ -235,6 +243,8 @@ def lora_config(
             Ids of added tokens. Their embeddings are trained, and with them the whole output head: without it the
             model could read but never write them.
         base_revision (`str`, *optional*): Commit of the base, kept in `adapter_config.json`.
+        tied (`bool`, *optional*, defaults to `False`):
+            The base's head is its embeddings, so that the new tokens' rows are all of the head that is new.
     """
     from peft import LoraConfig
 
@@ -245,51 +255,13 @@ def lora_config(
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
-        target_modules=_targets(args),
+        target_modules=adapters.targets(args),
         use_dora=args.use_dora,
         use_rslora=args.use_rslora,
         trainable_token_indices={"embed_tokens": list(new_token_ids)} if new_token_ids else None,
-        modules_to_save=["lm_head"] if new_token_ids else None,
+        modules_to_save=["lm_head"] if new_token_ids and not tied else None,
         revision=base_revision,
     )
-
-
-def _targets(args: ModelArguments) -> str | list[str]:
-    """PEFT takes one name for a pattern of a whole path, which would match nothing."""
-    target = args.lora_target_modules
-    if target in ("all-linear", ["all-linear"]):
-        return "all-linear"
-    return [target] if isinstance(target, str) and re.fullmatch(r"\w+", target) else target
-
-
-def check_targets(args: ModelArguments, config: PretrainedConfig) -> None:
-    """Whether `lora_target_modules` names layers that an adapter can go to; builds the model without weights.
-
-    Raises:
-        ConfigError: For a name that no such layer has, or a pattern that is none.
-    """
-    target = _targets(args)
-    if not args.use_peft or target == "all-linear":
-        return
-    import torch
-    from transformers import AutoModelForCausalLM
-    from transformers.pytorch_utils import Conv1D
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    kinds = (torch.nn.Linear, torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, Conv1D)
-    layers = [name for name, module in model.named_modules() if isinstance(module, kinds)]
-    others = [name for name, module in model.named_modules() if not isinstance(module, kinds)]
-    for one in [target] if isinstance(target, str) else target:
-        pattern = one if isinstance(target, str) else rf"(.*\.)?{re.escape(one)}"
-        try:
-            found, wrong = ([name for name in names if re.fullmatch(pattern, name)] for names in (layers, others))
-        except re.error as error:
-            raise ConfigError(f"lora_target_modules: {one!r} is no name and no pattern: {error}.") from error
-        if wrong or not found:
-            allowed = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in layers}))
-            what = f"takes in {wrong[0]!r}, which is no layer for an adapter" if wrong else "is no layer of the model"
-            raise ConfigError(f"lora_target_modules: {one!r} {what}. Allowed: all-linear, or some of {allowed}.")
 
 
 def torch_dtype(name: str) -> torch.dtype | str:

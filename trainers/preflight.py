@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import census, conversations, findings, labelling, models, reading
+from . import adapters, census, conversations, findings, labelling, models, outcomes, reading, templates
 from . import memory as estimate
 from .labels import IGNORED
 
@@ -52,7 +52,7 @@ def report(
     policy = policy_of(args, training)
     tokenizer, template, added = models.load_tokenizer(args)
     config = load_config(args)
-    models.check_targets(args, config)
+    adapters.check_targets(args, config)
     place = (args.dataset_name, args.dataset_config, args.dataset_revision)
     raw = reading.load_rows(*place, args.dataset_train_split, args.dataset_format)
     rows = conversations.conversations(raw, args.dataset_format, template, tokenizer)
@@ -62,34 +62,37 @@ def report(
         more = reading.load_rows(*place, args.dataset_test_split, args.dataset_format)
         source, more = more, conversations.conversations(more, args.dataset_format, template, tokenizer)
         held = labelling.label_all(more, tokenizer, template, policy)
-        train, test, held = _used(labelled), _used(held), labelling.counts(held)
+        train, test, held = outcomes.used(labelled), outcomes.used(held), outcomes.counts(held)
     else:
         more = rows
-        train, test, held = _used(labelled), None, {}
+        train, test, held = outcomes.used(labelled), None, {}
         if args.test_size and len(train) > 1:
             train, test = conversations.hold_out(train, args.test_size, args.split_seed, conversations.families(raw))
     found = {
-        "model": {"name": args.model_name_or_path, "chat_template": args.chat_template, "tokens_added": len(added)},
+        "model": {"name": args.model_name_or_path, "chat_template": args.chat_template}
+        | {"tokens_added": tokenizer.convert_ids_to_tokens(added)},
         "data": reading.describe(raw, args.dataset_name, args.dataset_train_split, args.dataset_license),
         "policy": policy._asdict(),
         "columns": census.columns(raw, args.dataset_format),
         "roles": census.roles(raw, rows),
-        "rows": labelling.counts(labelled) | {"train": len(train), "test": len(test or [])},
+        "rows": outcomes.counts(labelled) | {"train": len(train), "test": len(test or [])},
         "test_rows": held,  # of a test split of its own
         "left_out": census.left_out(labelled),
         "lengths": census.lengths(_whole(labelled), policy.limit),
         "tokens": census.tokens(train),
         "bos": census.bos(train, tokenizer),
-        "stop": census.stops(train, tokenizer),
+        "stop": census.stops(train, tokenizer, templates.stops(template, tokenizer)),
+        "boundaries": census.boundaries(labelled, rows, tokenizer, template),
         "special_tokens": census.specials(rows, tokenizer),
         "twins": census.twins(rows, train, more, test) | {"parts": census.parts(train, raw, test, source)},
-        "steps": steps(train, training, world_size),
+        "steps": steps(train, training, world_size, args.attn_implementation),
         "positions": getattr(config.get_text_config(), "max_position_embeddings", None),
         "memory": {},
     }
     if len(train) and memory:
         longest = int(np.max(train["length"][:]))
-        found["memory"] = estimate.ways(config, args, training, longest, vocabulary=len(tokenizer))
+        share = found["tokens"]["share"]
+        found["memory"] = estimate.ways(config, args, training, longest, len(tokenizer), added, share)
         found["memory"]["device"] = device_memory
     found["problems"] = findings.findings(found)
     found["examples"] = shown(train, tokenizer, examples)
@@ -114,8 +117,8 @@ def load_config(args: object) -> PretrainedConfig:
         raise SourceError(f"no model in {args.model_name_or_path!r}: {error}") from error
 
 
-def steps(train: datasets.Dataset, training: SFTConfig, world_size: int) -> dict:
-    """Optimizer steps, and the rows and tokens in each."""
+def steps(train: datasets.Dataset, training: SFTConfig, world_size: int, attention: str | None = None) -> dict:
+    """Optimizer steps, and the rows and tokens in each; whether `attention` takes rows of varying length."""
     rows, packed = len(train), 0
     if training.packing and rows:
         from trl import pack_dataset
@@ -142,6 +145,7 @@ def steps(train: datasets.Dataset, training: SFTConfig, world_size: int) -> dict
         "packed_rows": packed,
         "padding": 0.0 if packed or not cells else round(1 - full / cells, 3),
         "batch": training.per_device_train_batch_size,
+        "varying": estimate.varying(attention),
     }
 
 
@@ -191,14 +195,14 @@ def _whole(labelled: datasets.Dataset) -> np.ndarray:
     return np.asarray(labelled["tokens"][:])[first]
 
 
-def _used(labelled: datasets.Dataset) -> datasets.Dataset:
-    return labelled.select(np.flatnonzero(np.isin(np.asarray(labelled["outcome"][:]), labelling.USED)))
-
-
 def short(found: dict) -> str:
     """A report in a dozen lines, for a terminal and the model card."""
     rows, length, steps = found["rows"], found["lengths"], found["steps"]
     lines = [f"rows: {_in_and_used(rows)}; {rows['train']:,} to train on, {rows['test']:,} held out"]
+    if found["model"]["tokens_added"]:
+        lines.append(f"added to the vocabulary: {', '.join(found['model']['tokens_added'])}")
+    columns = found["columns"]
+    lines.append(f"read as {columns['format']}: {', '.join(columns['read'])}; turns: {_listed(found['roles'])}")
     if found["test_rows"]:
         lines.append(f"test rows: {_in_and_used(found['test_rows'])}")
     if length["rows"]:
@@ -208,6 +212,7 @@ def short(found: dict) -> str:
         )
     lines.append(f"trained on: {found['tokens']['trained']:,} of {found['tokens']['total']:,} tokens "
                  f"({found['tokens']['share']:.1%})")  # fmt: skip
+    lines.append(_boundaries(found["boundaries"]))
     stop = found["stop"]
     lines.append(f"end of turn {stop['token']!r}: learned in {stop['answers'] - stop['without'] - stop['cut']:,} "
                  f"of {stop['answers']:,} answers")  # fmt: skip
@@ -226,6 +231,17 @@ def short(found: dict) -> str:
         lines.append(f"memory, {name}{chosen}: {way['total'] / 2**30:.2f} GiB")
     lines += [f"{entry['severity']}: {entry['what']} {entry['fix']}" for entry in found.get("problems", [])]
     return "\n".join(lines)
+
+
+def _boundaries(found: dict) -> str:
+    """How the labels were found, and what was counted at the borders of answers."""
+    how = "by the template's markers" if found["has_markers"] else "derived, the template has no markers"
+    where = (
+        f"all {found['of']:,} rows" if found["rows"] == found["of"] else f"{found['rows']:,} of {found['of']:,} rows"
+    )
+    wrong = sum(one["times"] for one in found["disagreements"])
+    told = f"labels: {how}; in {where}: {found['straddling']:,} tokens straddle a boundary and are left out"
+    return told + (f", markers put right {wrong:,} times" if wrong else "")
 
 
 def _in_and_used(rows: dict) -> str:

@@ -92,6 +92,22 @@ def _format_of(files: Mapping[str, list[str]]) -> str | None:
     return None if first is None else formats.detect(first)
 
 
+def format_of(rows: datasets.Dataset) -> str:
+    """The format of rows, told by the first.
+
+    Raises:
+        SourceError: If it is none of ours.
+    """
+    found = formats.detect(rows[0])
+    if found is None:
+        known = ", ".join(f"{name} ({' and '.join(columns)})" for name, columns in native.REQUIRED.items())
+        raise SourceError(
+            f"dataset_name: the columns {', '.join(rows.column_names)} are none of a format that can be trained on: "
+            f"{known}. Rename them, as with the key columns of recipes/build.py."
+        )
+    return found
+
+
 def _read(builder: str, name: str, files: Mapping[str, list[str]], split: str) -> datasets.Dataset:
     """Raw files through a builder of ours, without a bad row among them."""
     source = next(kind for kind in (_format_of(files), *READ_BY) if READ_BY.get(kind) == builder)

@@ -14,7 +14,7 @@ from instruct_builders import licenses
 from instruct_builders.cards import fenced
 from instruct_builders.errors import BuildError, SourceError
 
-from . import templates
+from . import adapters, templates
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,7 @@ def merge_adapter(
     """
     import torch
     from peft import PeftConfig, PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     from .models import agree_on_special_tokens, torch_dtype
 
@@ -89,7 +89,8 @@ def merge_adapter(
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         # The adapter holds the rows of the added tokens; their initial values don't matter.
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    model = PeftModel.from_pretrained(model, str(adapter_dir)).eval()
+    with adapters.old_names_allowed():
+        model = PeftModel.from_pretrained(model, str(adapter_dir)).eval()
     ids = [tokenizer(text, return_tensors="pt")["input_ids"] for text in PROBES]
     with torch.no_grad():
         before = [model(input_ids=row).logits.float() for row in ids]
@@ -104,7 +105,9 @@ def merge_adapter(
             f"than {tolerance:.2g} in {kind}; nothing was written. Merge in float32, or check the base {base!r}."
         )
     output_dir = Path(output_dir)
-    agree_on_special_tokens(model, tokenizer)
+    known = (adapter_dir / "generation_config.json").is_file()  # where recipes/sft.py says what ends a turn
+    stops = GenerationConfig.from_pretrained(adapter_dir).eos_token_id if known else None
+    agree_on_special_tokens(model, tokenizer, [stops] if isinstance(stops, int) else stops or ())
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
     logger.info("merged into %s; largest difference %.2g of the largest logit (%s)", output_dir, difference, kind)
@@ -148,7 +151,11 @@ def facts(args, training, base_revision: str | None, data: dict, preflight: str,
     for name in SETTINGS:
         value = next((getattr(source, name) for source in (args, training) if hasattr(source, name)), None)
         value = getattr(value, "value", value)  # an enum by its text
-        is_off = value in (None, False) or (name == ("num_train_epochs" if training.max_steps > 0 else "max_steps"))
+        is_off = (
+            value is None
+            or value is False
+            or (name == ("num_train_epochs" if training.max_steps > 0 else "max_steps"))
+        )
         if not is_off and (args.use_peft or not name.startswith("lora")):
             settings[name] = value
     return {

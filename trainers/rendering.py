@@ -44,10 +44,7 @@ class Printer:
         self.has_markers = re.search(r"\{%-?\s*generation\s*-?%\}", self.source) is not None
         added = [token for token in map(str, tokenizer.added_tokens_decoder.values()) if token.strip()]
         added.sort(key=len, reverse=True)
-        step = tokenizer.backend_tokenizer.post_processor
-        step = json.loads(step.__getstate__()) if step else {}
-        # Whether the tokenizer's offsets leave out the blank that a token begins with.
-        self.trims = any(part.get("trim_offsets", False) for part in [step, *step.get("processors", [])])
+        self.trims = trims_offsets(tokenizer)
         self.added = re.compile("|".join(map(re.escape, added)) or "(?!)")
 
     def given(self, variables: dict, tools: list | None = None) -> Printer:
@@ -84,6 +81,13 @@ class Printer:
         if texts[0] != text:
             raise Unaligned("the template prints another text each time")
         return [(start, end) for start, end in spans[0] if end > start]
+
+
+def trims_offsets(tokenizer) -> bool:
+    """Whether the tokenizer's offsets leave out the blank that a token begins with."""
+    step = tokenizer.backend_tokenizer.post_processor
+    step = json.loads(step.__getstate__()) if step else {}
+    return any(part.get("trim_offsets", False) for part in [step, *step.get("processors", [])])
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,12 +5,8 @@ A method stands here only where TRL has no argument for it; each says which one 
 
 from __future__ import annotations
 
-import functools
 import logging
-import resource
-import sys
 import time
-import types
 from typing import TYPE_CHECKING
 
 import datasets
@@ -18,31 +14,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate.utils import is_peft_model
-from torch.nn import functional
 from transformers.utils.generic import is_flash_attention_requested
 from trl import SFTTrainer
-from trl.trainer.utils import FusedCausalLMOutput
 
 from instruct_builders.errors import ConfigError
 
-from . import callbacks, checkpoints
+from . import adapters, callbacks, checkpoints, head, throughput
+from .labels import IGNORED
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from trl import SFTConfig
 
 logger = logging.getLogger(__name__)
-IGNORED = -100  # the label that no loss looks at
-
-# Dense peak of the 16-bit matrix units in TFLOP/s, from the makers' data sheets; a name holds if the device's contains
-# it, the first one wins. Bfloat16, but float16 for V100.
-PEAKS = {
-    **{"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125},
-    **{"RTX 4090": 165, "RTX 3090": 71, "V100": 125, "MI300X": 1307},
-}
-# Labelled tokens x vocabulary up to which their logits are kept at once: 1 GiB in float32, about three times that
-# while the gradient is computed.
-PLAIN_LOGITS = 2**28
 
 
 class InstructTrainer(SFTTrainer):
@@ -52,7 +36,7 @@ class InstructTrainer(SFTTrainer):
       - rows are used as they are: TRL would cut rows beyond `max_length` without a word, here they are an error;
       - packing keeps documents apart and takes the device batch that the attention kernel is good for
         ([`settle_packing`]);
-      - on a CPU the head scores labelled tokens only ([`score_labelled_only`]), with TRL's loss to 1e-6;
+      - on a CPU the head scores labelled tokens only ([`head.score_labelled_only`]), with TRL's loss to 1e-6;
       - logs have `tokens_per_second` (all but padding), `supervised_tokens_per_second`, `peak_memory_gib` (first
         process) and, where the device's peak is known, `mfu`. Time for evaluating and saving is not counted;
       - `eval_loss` is the mean over all supervised tokens; TRL's is one of batches, so that it depends on their size;
@@ -88,16 +72,18 @@ class InstructTrainer(SFTTrainer):
         if not args.packing:
             args.dataset_kwargs = (args.dataset_kwargs or {}) | {"skip_prepare_dataset": True}
         args.assistant_only_loss = False  # the labels say so already; TRL would look for conversations
-        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        with adapters.old_names_allowed():
+            super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        if is_peft_model(self.model):
+            adapters.save_trained_only(self.model)
         base = self.model.get_base_model() if is_peft_model(self.model) else self.model
         if self.accelerator.device.type == "cpu":
-            score_labelled_only(base)
+            head.score_labelled_only(base)
         self.allow_changed = allow_changed
         self.stop = callbacks.StopOnSignal()
         self.add_callback(callbacks.VerifiedCheckpoints())
         self.add_callback(self.stop)
-        self._peak = next((peak for name, peak in PEAKS.items() if name in _device_name(self.args.device)), None)
-        self._flops = flops(self.model)
+        self._peak, self._flops = throughput.device_peak(self.args.device), throughput.flops(self.model)
         self._restart_clock()
 
     # No argument: TRL resumes from the highest number, whatever is in it.
@@ -140,8 +126,8 @@ class InstructTrainer(SFTTrainer):
             logs["supervised_tokens_per_second"] = round(supervised / self._seconds, 1)
             if self._peak:
                 done = self._flops[0] * tokens + self._flops[1] * squares
-                logs["mfu"] = round(done / self._seconds / (self._peak * 1e12 * self.args.world_size), 4)
-            logs["peak_memory_gib"] = round(_peak_memory(self.args.device) / 2**30, 3)
+                logs["mfu"] = round(done / self._seconds / (self._peak * self.args.world_size), 4)
+            logs["peak_memory_gib"] = round(throughput.peak_memory(self.args.device) / 2**30, 3)
             self._restart_clock()
         super().log(logs, start_time)
 
@@ -165,7 +151,12 @@ class InstructTrainer(SFTTrainer):
 
 
 def check_rows(rows: datasets.Dataset, name: str, max_length: int | None) -> None:
-    """Refuses rows that TRL would cut, or from which nothing can be learned."""
+    """Refuses streams, rows that TRL would cut, and rows from which nothing can be learned."""
+    if isinstance(rows, datasets.IterableDataset):
+        raise ConfigError(
+            f"the {name} rows are a stream, which a resumed run would have to read all over again. Load them without "
+            "streaming."
+        )
     if not isinstance(rows, datasets.Dataset) or not {"input_ids", "labels"} <= set(rows.column_names):
         raise ConfigError(f"the {name} rows must be a datasets.Dataset with input_ids and labels; label them first.")
     lengths, learned = [], []
@@ -232,75 +223,3 @@ def settle_packing(args: SFTConfig, config) -> None:
         batch,
         args.gradient_accumulation_steps,
     )
-
-
-def score_labelled_only(model: PreTrainedModel) -> None:
-    """Replaces TRL's head, where it has no GPU kernel, by the model's own on labelled tokens alone.
-
-    Without its kernel TRL projects every position, padding and prompts too, and again in the backward pass: most of a
-    small model's step. Here the hidden states of labelled tokens go through the model's own head and a plain
-    cross-entropy. Where their logits would take more than `PLAIN_LOGITS` values TRL's way, in chunks, is kept.
-
-    Args:
-        model (`PreTrainedModel`): The base model, after TRL's `add_fused_lm_head`. Changed in place.
-    """
-    fused = model.forward
-
-    @functools.wraps(type(model).forward)  # `generate` reads the signature
-    def forward(self, *args, fused_lm_head=False, labels=None, shift_labels=None, **kwargs):
-        mask = None if labels is None or shift_labels is not None else labels[:, 1:] != IGNORED
-        head = self.get_output_embeddings()
-        if not fused_lm_head or mask is None or int(mask.sum()) * head.weight.shape[0] > PLAIN_LOGITS:
-            given = {"labels": labels, "shift_labels": shift_labels}
-            given = {name: value for name, value in given.items() if value is not None}
-            return fused(*args, fused_lm_head=fused_lm_head, **given, **kwargs)
-        kwargs.pop("num_items_in_batch", None)
-        # The hook leaves all that comes after the head (scaling, soft caps) to the model.
-        # TRL casts what is trained under a quantised base to bfloat16, a head with new tokens too.
-        hook = head.register_forward_pre_hook(lambda _, hidden: (hidden[0][:, :-1][mask].to(head.weight.dtype),))
-        try:
-            out = fused(*args, **(kwargs | {"use_cache": False}))
-        finally:
-            hook.remove()
-        scores, target = functional.log_softmax(out.logits.float(), -1), labels[:, 1:][mask]
-        chosen = scores.gather(-1, target[:, None])[:, 0]
-        with torch.no_grad():
-            entropy = -torch.linalg.vecdot(scores.exp(), scores)
-            is_top1 = chosen.detach() == scores.amax(-1)  # an argmax is no vector operation: 10 times slower
-        return FusedCausalLMOutput(
-            log_probs=chosen,
-            entropy=entropy,
-            is_top1=is_top1,
-            label_mask=mask,
-            aux_loss=getattr(out, "aux_loss", None),
-        )
-
-    model.forward = types.MethodType(forward, model)
-
-
-def flops(model: torch.nn.Module) -> tuple[int, int]:
-    """Floating point operations of training: for each token, and for each squared document length.
-
-    6 for each trained weight that is multiplied and 4 for each frozen one (its gradient is not computed), and
-    6 x layers x hidden size x length^2 for causal attention, half of what PaLM's appendix B
-    (https://huggingface.co/papers/2204.02311) counts without the mask. Recomputing activations does not count.
-    `mfu` = these operations per second / (`PEAKS` x devices).
-    """
-    config = model.config.get_text_config()
-    trained, every = model.get_nb_trainable_parameters() if is_peft_model(model) else (None, model.num_parameters())
-    trained = model.num_parameters(only_trainable=True) if trained is None else trained
-    looked_up = 0 if config.tie_word_embeddings else model.get_input_embeddings().weight.numel()
-    frozen = every - trained
-    frozen, trained = (frozen - looked_up, trained) if frozen >= looked_up else (frozen, trained - looked_up)
-    return 6 * trained + 4 * frozen, 6 * config.num_hidden_layers * config.hidden_size
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Most bytes so far: of tensors on a GPU, of the whole process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

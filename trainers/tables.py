@@ -9,8 +9,8 @@ shape and every `SAMPLE`th row are checked in full. Rows that a rule here does n
 from __future__ import annotations
 
 import functools
-import itertools
 import re
+from itertools import compress, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +18,13 @@ import pyarrow as pa
 
 from instruct_builders.errors import RowError, TemplateError
 
-from .columns import SPEAKERS, Columns, takes
-from .fast_tokens import SEPARATOR, Tokens, fastest
+from .columns import SPEAKERS, Columns, size, takes
+from .fast_tokens import fastest
 from .labels import IGNORED, choose, label, tile, trained
 from .layouts import Layout, goes_on, learn, shape
 from .rendering import Printer, Raised, literals
 from .rules import Refusal
+from .rust_tokens import Marks, Tokens
 from .watching import concatenation
 
 SAMPLE = 256
@@ -44,11 +45,10 @@ class Labelled(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Rows of one layout: texts, and in the encoder's unit their sizes, span edges and end-of-turn tokens."""
+    """Rows of one layout: texts, and in the encoder's unit where in each spans and end-of-turn tokens are."""
 
     rows: np.ndarray
     texts: list[str]
-    sizes: np.ndarray
     edges: np.ndarray
     stops: np.ndarray
     stop_ids: tuple[int, ...]
@@ -68,10 +68,9 @@ class Tables:
     def __init__(self, printer: Printer, train_on: str):
         self.printer, self.train_on, self.encoder = printer, train_on, fastest(printer.tokenizer)
         self.tags, _ = literals(printer.source)
-        added = {str(token) for token in printer.tokenizer.added_tokens_decoder.values()} - {""}
-        # tiktoken is proven for texts without special tokens; a fast tokenizer may have "\\n\\n" among them.
-        excluded = self.tags | (added | set(SEPARATOR) if self.encoder.in_bytes else set())
-        self.excluded = re.compile("|".join(re.escape(word) for word in sorted(excluded)) or r"[^\s\S]")
+        self.excluded = re.compile(
+            "|".join(re.escape(word) for word in sorted(self.tags | self.encoder.excludes)) or r"[^\s\S]"
+        )
         self._known: dict[tuple, _Known | None] = {}
         self._seen: set[tuple] = set()
 
@@ -79,7 +78,7 @@ class Tables:
         """The rows of the table that this way is for; the others are missing."""
         if not len(table) or not takes(table, column):
             return self._encode([])
-        columns, groups = Columns(table, column, self.excluded), []
+        columns, groups = Columns(table, column, self.excluded, self.encoder.in_bytes), []
         for key, rows in columns.groups().items():
             if key not in self._known:
                 if key not in self._seen and len(rows) == 1:
@@ -113,41 +112,35 @@ class Tables:
         layout, count = known.layout, len(key[0])
         said = columns.said(rows, layout.order, count)
         keep = np.ones(len(rows), bool)
-        for place, texts in zip(layout.order, said, strict=True):
+        for place, (texts, _) in zip(layout.order, said, strict=True):
             if known.trims:
                 keep &= ~np.fromiter((text[0].isspace() or text[-1].isspace() for text in texts), bool, len(rows))
             if place in layout.openings:
                 end = layout.openings[place]
                 keep &= ~np.fromiter((goes_on(text, end) for text in texts), bool, len(rows))
-        parts = [part for pair in zip(map(itertools.repeat, layout.pieces), said, strict=False) for part in pair]
-        ends = itertools.repeat(layout.pieces[-1], len(rows))  # finite: a shape may be without any text
+        parts = [
+            part for piece, (texts, _) in zip(layout.pieces, said, strict=False) for part in (repeat(piece), texts)
+        ]
+        ends = repeat(layout.pieces[-1], len(rows))  # finite: a shape may be without any text
         whole = list(map("".join, zip(*parts, ends, strict=False)))
-        keep &= np.fromiter(map(self.encoder.takes, whole), bool, len(rows))
+        keep &= self.encoder.takes(whole)
         if not known.proven:
             keep &= np.fromiter(
                 (self._prints(columns, row) == text for row, text in zip(rows, whole, strict=True)), bool
             )
-        sizes = [self._sizes(texts) for texts in said]
-        width = self._sizes(layout.pieces)
-        starts = np.cumsum([np.zeros(len(rows), np.int64), *sizes], 0).T + np.cumsum([0, *width[:-1]])
+        in_bytes = self.encoder.in_bytes
+        width = [size(piece, in_bytes) for piece in layout.pieces[:-1]]
+        starts = np.cumsum([np.zeros(len(rows), np.int64), *(sizes for _, sizes in said)], 0).T + np.cumsum(
+            [0, *width]
+        )
         edges, stops = (
-            np.stack([starts[:, piece] + self._sizes([layout.pieces[piece][:at]])[0] for piece, at in marks], 1)
+            np.stack([starts[:, piece] + size(layout.pieces[piece][:at], in_bytes) for piece, at in marks], 1)
             for marks in (layout.edges, layout.stops)
         )
-        kept = list(itertools.compress(whole, keep))
-        ends = starts[:, -1] + width[-1]
-        group = _Group(rows[keep], kept, ends[keep], edges[keep], stops[keep], layout.stop_ids)
+        group = _Group(rows[keep], list(compress(whole, keep)), edges[keep], stops[keep], layout.stop_ids)
         if known.proven:
             self._check_prints(columns, group)
         return group
-
-    def _sizes(self, texts) -> np.ndarray:
-        """Bytes or characters of texts."""
-        if not self.encoder.in_bytes:
-            return np.fromiter(map(len, texts), np.int64, len(texts))
-        return np.fromiter(
-            (len(text) if text.isascii() else len(text.encode()) for text in texts), np.int64, len(texts)
-        )
 
     def _prints(self, columns: Columns, row: int) -> str | None:
         try:
@@ -175,56 +168,56 @@ class Tables:
         return found.ids.tolist() == due.input_ids and found.labels.tolist() == due.labels
 
     def _encode(self, groups: list[_Group]) -> Labelled:
-        nothing = np.zeros(0, np.int64)
         if not groups:
+            nothing = np.zeros(0, np.int64)
             return Labelled(nothing, nothing, nothing, nothing)
-        rows, sizes = (np.concatenate([group[place] for group in groups]) for place in (0, 2))
         texts = [text for group in groups for text in group.texts]
-        tokens = self.encoder.encode(texts)
-        self._check_ids(texts, tokens)
-        begin, offsets = np.cumsum([0, *sizes]), self._tiled(tokens)
-        edges, stops, stop_ids, owners, done = [], [], [], [], 0
-        for group in groups:
-            base = begin[done : done + len(group.rows), None]
-            edges.append((group.edges + base).ravel())
-            stops.append((group.stops + base).ravel())
-            stop_ids.append(np.tile(group.stop_ids, len(group.rows)))
-            owners.append(np.repeat(np.arange(done, done + len(group.rows)), group.stops.shape[1]))
-            done += len(group.rows)
-        inside, _ = choose(offsets, np.concatenate(edges))
-        stops, stop_ids, owners = map(np.concatenate, (stops, stop_ids, owners))
+        rows = np.concatenate([group.rows for group in groups])
+        stop_ids = np.concatenate([np.tile(group.stop_ids, len(group.rows)) for group in groups])
+        places = np.arange(len(rows))
+        edges, stops = ([getattr(group, name) for group in groups] for name in ("edges", "stops"))
+        marks = Marks(*(part for marks in (edges, stops) for part in _flat(marks, places)))
+        tokens = self.encoder.encode(texts, marks)
+        self._check_tokens(texts, marks, tokens)
         # A stop that is not one supervised token where the layout says: the careful way tells why.
-        places = np.minimum(np.searchsorted(offsets[:, 0], stops), len(offsets) - 1)
-        right = inside[places] & (tokens.ids[places] == stop_ids) & (offsets[places, 0] == stops)
-        labels = np.where(inside, tokens.ids, IGNORED).astype(np.int64)
+        right = (tokens.stops >= 0) & tokens.inside[tokens.stops] & (tokens.ids[tokens.stops] == stop_ids)
+        labels = np.where(tokens.inside, tokens.ids, IGNORED).astype(np.int64)
         found = Labelled(rows, tokens.counts, tokens.ids, labels)
-        return found if right.all() else _take(found, np.setdiff1d(np.arange(len(rows)), owners[~right]))
+        return found if right.all() else _take(found, np.setdiff1d(places, marks.stop_rows[~right]))
 
-    def _tiled(self, tokens: Tokens) -> np.ndarray:
-        if self.encoder.in_bytes:
-            return tokens.offsets
-        first = np.cumsum([0, *tokens.counts[:-1]])[tokens.counts > 0]
-        starts = tokens.offsets[first, 0]
-        tiled = tile(self.printer, tokens.offsets)
-        tiled[first, 0] = starts
-        return tiled
-
-    def _check_ids(self, texts: list[str], tokens: Tokens) -> None:
-        """Compares a sample of rows with what the tokenizer itself gives."""
-        if len(tokens.counts) != len(texts):
-            raise TemplateError("a text holds the characters U+10FFF0 U+10FFF1, which no text may. Remove the row.")
+    def _check_tokens(self, texts: list[str], marks: Marks, tokens: Tokens) -> None:
+        """Compares a sample of rows with what the tokenizer itself gives: ids, and which of them are supervised."""
         begin = np.cumsum([0, *tokens.counts])
         some = range(0, len(texts), SAMPLE)
         due = self.printer.tokenizer(
-            [texts[place] for place in some], add_special_tokens=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        for place, ids in zip(some, due, strict=True):
-            if tokens.ids[begin[place] : begin[place + 1]].tolist() != ids:
-                raise TemplateError(
-                    f"{type(self.encoder).__name__} gives other token ids than the tokenizer for "
-                    f"{texts[place][:200]!r}. Please report the tokenizer; it is an error in trainers/fast_tokens.py. "
-                    "Without the package tiktoken the tokenizer itself is used."
-                )
+            [texts[place] for place in some],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        for place, ids, offsets in zip(some, due["input_ids"], due["offset_mapping"], strict=True):
+            text, edges = texts[place], marks.edges[marks.edge_rows == place]
+            if self.encoder.in_bytes:
+                edges = [len(text.encode()[:edge].decode()) for edge in edges]
+            inside, _ = choose(tile(self.printer, offsets), edges)
+            own = slice(begin[place], begin[place + 1])
+            for what, given, found in (
+                ("token ids", ids, tokens.ids[own].tolist()),
+                ("supervised tokens", inside.tolist(), tokens.inside[own].tolist()),
+            ):
+                if given != found:
+                    raise TemplateError(
+                        f"{type(self.encoder).__name__} gives other {what} than the tokenizer for {text[:200]!r}. "
+                        "Please report the tokenizer; it is an error in trainers/fast_tokens.py or rust_tokens.py. "
+                        "trainers.supervision.supervise labels rows one by one without them."
+                    )
+
+
+def _flat(marks: list[np.ndarray], places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays of shape (rows, marks of each) one behind the other, and the place of each mark's row."""
+    counts = np.concatenate([np.full(len(some), some.shape[1]) for some in marks])
+    return np.concatenate([some.ravel() for some in marks]), np.repeat(places, counts)
 
 
 def _take(found: Labelled, places: np.ndarray) -> Labelled:

@@ -124,6 +124,20 @@ def test_a_wrong_yaml_is_named(config, text, words):
         assert word in str(caught.value)
 
 
+@dataclasses.dataclass
+class Resumed:
+    resume_from_checkpoint: str | None = None
+
+
+def test_a_run_is_resumed_from_a_path_or_from_the_newest(config):
+    def read(*argv: str) -> str | None:
+        return arguments.parse((Resumed,), argv)[0].resume_from_checkpoint
+
+    for text, due in (("true", "true"), ("false", "false"), ("out/checkpoint-2", "out/checkpoint-2"), ("null", None)):
+        assert read("--config", config(f"resume_from_checkpoint: {text}\n")) == due
+    assert read("--resume_from_checkpoint") == read("--resume_from_checkpoint", "true") == "true"
+
+
 def test_a_revision_stays_with_the_name_it_pins(config, capsys):
     path = config("name: org/a\nrevision: v1\n")
     read = [arguments.parse((Pinned,), ["--config", path, *flags])[0] for flags in ([], ["--name", "org/b"])]

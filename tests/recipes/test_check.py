@@ -99,6 +99,10 @@ STOPPED = [
     ("--push_to_hub --hub_model_id me/x", "HF_TOKEN"),
     ("--dataset_train_split nowhere", "nowhere"),
     ("--test_size 50", "both need one"),
+    ("--sample_prompts 2", "sample_prompts needs rows to evaluate on"),
+    ("--sample_prompts -1 --test_size 2", "a number of rows from 0 on"),
+    ("--page {tmp}/nowhere/check.html", "its folder is not there"),
+    ("--json {tmp}", "can't be written: [Errno 21]"),
     ("--device_memory_gb 0.001", "the device has 0.0 GiB"),
     ("--model_name_or_path {tmp}/nothing", "nothing"),
 ]
@@ -119,6 +123,22 @@ def test_what_would_go_wrong_is_exit_code_1_and_a_line(flags, says, model, tmp_p
         code = check.main([*name, "--dataset_name", str(data), "--output_dir", "o", "--use_cpu", *chosen, *flags])
     said = capsys.readouterr().out
     assert code == 1 and any(says in line for line in said.splitlines() if line.startswith("error: "))
+
+
+RAW = {
+    "odd.json": '[{"question": "q", "answer": "a"}]',
+    "odd.csv": "question,answer\nq,a\n",
+    "odd.jsonl": '{"question": "q"}\n{"answer": [1]}\n',
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_columns_of_no_format_are_named(name, model, tmp_path, capsys):
+    (tmp_path / name).write_text(RAW[name])
+    assert run(model, tmp_path / name) == 1
+    said = capsys.readouterr().out
+    assert "SourceError: dataset_name: the columns question, answer are none of a format" in said
+    assert "alpaca (instruction and output), sharegpt (conversations)" in said
 
 
 def test_the_command_line_needs_no_weights_and_no_gpu(model, tmp_path):

@@ -81,6 +81,13 @@ EXPECTED = [
 ]
 
 
+def supervised(template, tokenizer, messages, tools=None) -> tuple[list[int], list[int]]:
+    """Token ids, and 1 where the markers say that a token is trained on: what transformers itself makes of them."""
+    options = {"return_dict": True, "return_assistant_tokens_mask": True}
+    printed = tokenizer.apply_chat_template(messages, tools=tools, chat_template=template, **options)
+    return printed["input_ids"], printed["assistant_masks"]
+
+
 @pytest.fixture(scope="module")
 def tokenizer(tiny_tokenizer):
     return tiny_tokenizer(extra=("<|im_start|>", "<|im_end|>"))
@@ -104,20 +111,19 @@ def test_trains_on_answers_and_stop_tokens_alone(tokenizer, name):
     template = templates.load(name, tokenizer)
     stop = "<|im_end|>" if name.startswith("chatml") else "</s>"
     lead = " " if name.startswith("vicuna") else ""
-    ids, mask = templates.supervised(template, tokenizer, [SYSTEM, *TWO])
+    ids, mask = supervised(template, tokenizer, [SYSTEM, *TWO])
     trained = tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on])
     assert trained == f"{lead}Blue is one.{stop}{lead}Red.{stop}"
-    assert templates.end_of_turn(template, tokenizer) == stop
+    assert tokenizer.convert_ids_to_tokens(templates.stops(template, tokenizer)) == [stop]
 
 
 @pytest.mark.parametrize("name", templates.NAMES)
 def test_a_turn_with_train_false_is_printed_but_not_trained_on(tokenizer, name):
     template = templates.load(name, tokenizer)
     muted = [*TWO[:1], TWO[1] | {"train": False}, *TWO[2:]]
-    ids, mask = templates.supervised(template, tokenizer, muted)
-    assert ids == templates.supervised(template, tokenizer, TWO)[0]
+    ids, mask = supervised(template, tokenizer, muted)
+    assert ids == supervised(template, tokenizer, TWO)[0]
     assert tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on]).strip().startswith("Red.")
-    assert templates.heeds_train_flag(template, tokenizer)
 
 
 @pytest.mark.parametrize("name", templates.NAMES)
@@ -201,10 +207,10 @@ def test_tools_byte_for_byte_with_their_masks(tokenizer, row):
         for place in places
     ]
     assert asked == [prompt, prompt + answers[0] + between]
-    ids, mask = templates.supervised(template, tokenizer, messages, tools=[LOOK])
+    ids, mask = supervised(template, tokenizer, messages, tools=[LOOK])
     assert tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on]) == "".join(answers)
     muted = [message | {"train": False} if "tool_calls" in message else message for message in messages]
-    same, mask = templates.supervised(template, tokenizer, muted, tools=[LOOK])
+    same, mask = supervised(template, tokenizer, muted, tools=[LOOK])
     assert same == ids
     assert tokenizer.decode([token for token, on in zip(ids, mask, strict=True) if on]) == answers[1]
 
@@ -232,7 +238,7 @@ def test_supervision_holds_on_tools_as_the_markers_say(tokenizer, row):
     messages, _, answers, _ = TOOL_ROWS[row]
     template = templates.load("chatml_tools", tokenizer)
     found = explain(tokenizer, messages, template, [LOOK])
-    ids, mask = templates.supervised(template, tokenizer, messages, tools=[LOOK])
+    ids, mask = supervised(template, tokenizer, messages, tools=[LOOK])
     assert found.disagreements == [] and found.input_ids == ids
     assert [int(label != -100) for label in found.labels] == mask
     assert tokenizer.decode([label for label in found.labels if label != -100]) == "".join(answers)
@@ -272,7 +278,7 @@ def test_any_text_comes_through_unchanged(tokenizer, texts, name):
     roles = ["user", "assistant"] * (len(texts) // 2)
     messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
     template = templates.load(name, tokenizer)
-    ids, mask = templates.supervised(template, tokenizer, messages)
+    ids, mask = supervised(template, tokenizer, messages)
     stop = "<|im_end|>" if name.startswith("chatml") else "</s>"
     lead = " " if name.startswith("vicuna") else ""
     pieces, open_piece = [], []
@@ -289,35 +295,43 @@ def test_any_text_comes_through_unchanged(tokenizer, texts, name):
     assert all(piece.endswith(answer) for piece, answer in zip(pieces, answers, strict=True))
 
 
-def test_load_refuses_what_can_not_be_made_right(tokenizer, tiny_tokenizer, tmp_path):
+def test_load_refuses_what_is_no_template(tokenizer):
     with pytest.raises(TemplateError, match="Did you mean 'alpaca'"):
         templates.load("alpacca", tokenizer)
-    plain = tmp_path / "plain.jinja"
-    plain.write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
-    with pytest.raises(TemplateError, match="markers, so there is no telling"):
-        templates.load(str(plain), tokenizer)
     with pytest.raises(TemplateError, match="has no chat template"):
         templates.load("model", tokenizer)
+
+
+BARE = "{% for m in messages %}{{ m.role + ':' + m.content + eos_token }}{% endfor %}"
+
+
+def test_markers_are_not_needed(tokenizer, tiny_tokenizer, tmp_path):
+    path = tmp_path / "bare.jinja"
+    path.write_text(BARE)
     own = tiny_tokenizer()
-    own.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    with pytest.raises(TemplateError, match="TRL has no training version"):
-        templates.load("model", own)
+    own.chat_template = BARE
+    assert templates.load(str(path), tokenizer) == templates.load("model", own) == BARE
+    assert templates.stops(BARE, own) == [own.eos_token_id]
 
 
-def test_model_takes_trl_s_training_version_of_a_known_family(tiny_tokenizer):
+def test_what_the_rules_can_not_be_met_for_is_refused_with_its_reason(tokenizer):
+    with pytest.raises(TemplateError, match="rule 4") as caught:
+        templates.stops(BARE.replace(" + eos_token", ""), tokenizer)
+    assert caught.value.rule == 4
+
+
+def test_model_is_the_model_s_own_template_where_the_rules_hold_else_trl_s_version(tiny_tokenizer, caplog):
+    """Of glm4moe's own nothing ends an answer; TRL's training version adds what does."""
     from trl import chat_template_utils as trl_templates
 
-    tokenizer = tiny_tokenizer(extra=("<|im_start|>", "<|im_end|>"))
+    tokenizer = tiny_tokenizer(extra=("<|im_start|>", "<|im_end|>", "<|user|>", "<|assistant|>", "<|system|>"))
     tokenizer.chat_template = trl_templates.qwen2_5_chat_template
     template = templates.load("model", tokenizer)
-    assert templates.has_markers(template)
-    assert templates.end_of_turn(template, tokenizer) == "<|im_end|>"
-
-
-def test_a_stop_token_outside_the_markers_is_refused(tokenizer):
-    template = (
-        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}{% endgeneration %}"
-        "{{ eos_token }}{% else %}{{ m.content }}{% endif %}{% endfor %}"
-    )
-    with pytest.raises(TemplateError, match="never learn to stop"):
-        templates.end_of_turn(template, tokenizer)
+    assert template == trl_templates.qwen2_5_chat_template and not templates.has_markers(template)
+    assert tokenizer.convert_ids_to_tokens(templates.stops(template, tokenizer)) == ["<|im_end|>"]
+    tokenizer.chat_template = trl_templates.glm4moe_chat_template
+    with pytest.raises(TemplateError, match="rule 4"):
+        templates.stops(tokenizer.chat_template, tokenizer)
+    template = templates.load("model", tokenizer)
+    assert template == trl_templates.glm4moe_training_chat_template and "TRL's training version" in caplog.text
+    assert templates.stops(template, tokenizer)

@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from instruct_builders.errors import ConfigError, RowError, SourceError
-from trainers import conversations, labelling, reading, supervision, templates
+from trainers import conversations, labelling, outcomes, reading, supervision, templates
 
 ALPACA = [
     {"instruction": "Name a colour.", "input": "of the sky", "output": "Blue."},
@@ -31,7 +31,7 @@ def labelled(tokenizer, name, rows=ALPACA, **options):
 
 def label(rows, tokenizer, template, **options):
     policy = labelling.Policy(**options)
-    return labelling.settle(labelling.label_all(rows, tokenizer, template, policy), policy)
+    return outcomes.settle(labelling.label_all(rows, tokenizer, template, policy), policy)
 
 
 def supervised_text(tokenizer, row) -> str:

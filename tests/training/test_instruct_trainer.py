@@ -121,11 +121,11 @@ def test_a_batch_without_supervised_tokens_has_a_gradient_of_zero(tiny_llama, tm
 
 
 def test_too_many_logits_are_scored_trl_s_way(tiny_llama, tmp_path, monkeypatch):
-    from trainers import sft
+    from trainers import head
 
     plain = small_runs.make_trainer(tiny_llama(), tmp_path / "a", **STEPS)
     plain.train()
-    monkeypatch.setattr(sft, "PLAIN_LOGITS", 100)
+    monkeypatch.setattr(head, "PLAIN_LOGITS", 100)
     chunked = small_runs.make_trainer(tiny_llama(), tmp_path / "b", **STEPS)
     chunked.train()
     assert close(history(plain, *LOGGED), history(chunked, *LOGGED))
@@ -276,15 +276,15 @@ def test_speed_and_memory_are_logged(tiny_llama, tmp_path):
 
 
 def test_the_share_of_the_peak_is_logged_where_the_peak_is_known(tiny_llama, tmp_path, monkeypatch):
-    from trainers import sft
+    from trainers import throughput
 
-    monkeypatch.setattr(sft, "PEAKS", {"cpu": 1e-3})  # a device of 1 GFLOP/s
+    monkeypatch.setattr(throughput, "PEAKS", {"cpu": 1e-3})  # a device of 1 GFLOP/s
     options = STEPS | {"num_train_epochs": 1, "max_steps": -1, "logging_steps": 8}
     trainer = small_runs.make_trainer(tiny_llama(), tmp_path, **options)
     trainer.train()
     (log,) = (log for log in trainer.state.log_history if "loss" in log)
     lengths = [len(ids) for ids in small_runs.rows()["input_ids"]]
-    a_token, a_square = sft.flops(trainer.model)
+    a_token, a_square = throughput.flops(trainer.model)
     seconds = sum(lengths) / log["tokens_per_second"]
     done = a_token * sum(lengths) + a_square * sum(length**2 for length in lengths)
     assert log["mfu"] == pytest.approx(done / seconds / 1e9, rel=1e-3)
@@ -293,7 +293,7 @@ def test_the_share_of_the_peak_is_logged_where_the_peak_is_known(tiny_llama, tmp
 def test_operations_of_a_step():
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from trainers.sft import flops
+    from trainers.throughput import flops
 
     size = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=100, **size))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainers import control_tokens, labelling, lengths, supervision, templates
+from instruct_builders.errors import ConfigError
+from trainers import control_tokens, labelling, lengths, outcomes, supervision, templates
 from trainers.labelling import Policy
 
 MARKERS = ("<|im_start|>", "<|im_end|>")
@@ -114,7 +115,7 @@ def test_plain_rows_do_not_go_one_by_one(given_tokenizer, monkeypatch):
     template = templates.load("chatml", given_tokenizer)
     found = labelling.label_all(data, given_tokenizer, template, Policy(100, "drop"))
     assert seen == [7, 9]
-    assert labelling.counts(found) == {"rows_in": 60, "rows_out": 58, "control_token": 1, "too_long": 1, "whole": 58}
+    assert outcomes.counts(found) == {"rows_in": 60, "rows_out": 58, "control_token": 1, "too_long": 1, "whole": 58}
     assert found["row"][:] == list(range(60)) and found.format["type"] is None
 
 
@@ -125,3 +126,25 @@ def test_selected_rows_keep_their_place_and_format(given_tokenizer):
     assert found.format["type"] == "numpy" and isinstance(found[0]["input_ids"], np.ndarray)
     told = found.with_format(None)["outcome"][:]
     assert told == ["whole", "control_token", "no_turns", "whole", "too_long"]
+
+
+def test_no_rows_give_the_same_columns_and_counts_of_none(given_tokenizer):
+    template = templates.load("chatml", given_tokenizer)
+    rows = datasets.Dataset.from_dict({"messages": mixed()})
+    some, none = (labelling.label_all(part, given_tokenizer, template, Policy(80)) for part in (rows, rows.select([])))
+    assert none.features == some.features and len(none) == 0
+    assert outcomes.counts(none) == {"rows_in": 0, "rows_out": 0}
+    with pytest.raises(ConfigError, match="no row is left"):
+        outcomes.settle(none, Policy(80))
+
+
+def test_rows_that_the_fast_way_can_not_vouch_for_go_one_by_one(given_tokenizer, caplog):
+    """U+10FFF0 U+10FFF1 stands between texts in the fast way, so a text that holds it fails its check of itself."""
+    template = templates.load("chatml", given_tokenizer)
+    rows = [talk(f"Name {k}.", "Blue.") for k in range(20)]
+    rows[4] = talk("Name \U0010fff0\U0010fff1.", "Red.")
+    data = datasets.Dataset.from_dict({"messages": rows})
+    found = labelling.label_all(data, given_tokenizer, template, Policy(80))
+    assert found[:] == datasets.Dataset.from_list(one_by_one(data, given_tokenizer, template, Policy(80)))[:]
+    due = given_tokenizer.apply_chat_template(rows[4], chat_template=template, return_dict=True)["input_ids"]
+    assert found[4]["input_ids"] == due and outcomes.counts(found)["whole"] == 20

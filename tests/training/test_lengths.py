@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_builders.errors import ConfigError, RowError, TemplateError
-from trainers import control_tokens, labelling, lengths, supervision, templates
+from trainers import control_tokens, labelling, lengths, outcomes, supervision, templates
 from trainers.labelling import Policy
 
 MARKERS = ("<|im_start|>", "<|im_end|>")
@@ -97,7 +97,15 @@ OUTCOMES = {
     "drop": {"rows_in": 4, "rows_out": 1, "control_token": 1, "too_long": 2, "whole": 1},
     "error": {"rows_in": 4, "rows_out": 1, "control_token": 1, "too_long": 2, "whole": 1},
     "truncate_turns": {"rows_in": 4, "rows_out": 2, "control_token": 1, "too_long": 1, "turns_cut": 1, "whole": 1},
-    "split": {"rows_in": 4, "rows_out": 5, "control_token": 1, "split": 2, "parts": 4, "whole": 1},
+    "split": {
+        "rows_in": 4,
+        "rows_out": 5,
+        "control_token": 1,
+        "split": 2,
+        "parts": 4,
+        "split_with_loss": 1,
+        "whole": 1,
+    },
     "truncate_tokens": {"rows_in": 4, "rows_out": 3, "control_token": 1, "tokens_cut": 2, "whole": 1},
 }
 
@@ -107,13 +115,13 @@ def test_every_row_is_in_the_counts_of_a_policy(policy, chatml):
     tokenizer, _ = chatml
     asked = Policy(80, policy)
     labelled = labelling.label_all(datasets.Dataset.from_list([{"messages": row} for row in ROWS]), *chatml, asked)
-    found = labelling.counts(labelled)
+    found = outcomes.counts(labelled)
     assert found == OUTCOMES[policy]
     if policy == "error":
         with pytest.raises(ConfigError, match=r"2 of 4 rows are longer than max_length 80 .*row 2, has"):
-            labelling.settle(labelled, asked)
+            outcomes.settle(labelled, asked)
         return
-    rows, _ = labelling.settle(labelled, asked)
+    rows, _ = outcomes.settle(labelled, asked)
     assert len(rows) == found["rows_out"] and max(rows["length"][:]) <= 80
     for row in rows:
         ids, labels = np.array(row["input_ids"]), np.array(row["labels"])
@@ -241,6 +249,6 @@ def test_unknown_policies_are_named(chatml):
 def test_a_row_without_an_answer_stops_training_and_is_named(chatml):
     rows = datasets.Dataset.from_list([{"messages": row} for row in (ROWS[0], talk("Only a question."))])
     labelled = labelling.label_all(rows, *chatml, Policy())
-    assert labelling.counts(labelled) == {"rows_in": 2, "rows_out": 1, "no_turns": 1, "whole": 1}
+    assert outcomes.counts(labelled) == {"rows_in": 2, "rows_out": 1, "no_turns": 1, "whole": 1}
     with pytest.raises(RowError, match=r"row 1, .*none is an answer"):
-        labelling.settle(labelled, Policy())
+        outcomes.settle(labelled, Policy())

@@ -26,7 +26,8 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models as tokenizer_models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trainers import memory, models
-from trl import SFTConfig, SFTTrainer
+from trainers.sft import InstructTrainer
+from trl import SFTConfig
 
 def resident():
     return int(open("/proc/self/status").read().split("VmRSS:")[1].split()[0]) * 1024
@@ -56,7 +57,7 @@ def measure(case):
     before = resident()
     attention = args.attn_implementation or "sdpa"
     model = LlamaForCausalLM._from_config(config, dtype=models.torch_dtype(args.dtype), attn_implementation=attention)
-    trainer = SFTTrainer(model=model, args=training, train_dataset=rows, processing_class=tokenizer,
+    trainer = InstructTrainer(model=model, args=training, train_dataset=rows, processing_class=tokenizer,
                          peft_config=models.lora_config(args))
     return peak(trainer.train) - before, estimate["ways"][estimate["chosen"]]
 
@@ -148,6 +149,62 @@ def test_every_way_s_terms_are_its_total():
     for way in estimate("--gradient_accumulation_steps 2")["ways"].values():
         terms = ("weights", "optimizer", "gradients", "activations", "loss", "backward")
         assert sum(way[term] for term in terms) == way["total"] and all(way[term] >= 0 for term in terms)
+
+
+def test_a_cpu_scores_labelled_tokens_alone():
+    from transformers import LlamaConfig
+
+    few, every = (memory.ways(LlamaConfig(**TINY), *asked(), 64, share=share)["ways"]["full"] for share in (0.1, 1.0))
+    assert few["loss"] < 0.2 * every["loss"] and few["weights"] == every["weights"]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_new_tokens_of_an_adapter_are_trained_too(tied):
+    """Their rows, and the whole head where it is not the embeddings themselves."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(**TINY, tie_word_embeddings=tied)
+    plain, more = (
+        memory.ways(config, *asked("--use_peft"), 32, vocabulary=514, added=ids)["ways"]["LoRA"]
+        for ids in ((), (512, 513))
+    )
+    assert more["trainable"] - plain["trainable"] == (2 * 64 if tied else 2 * 64 + 514 * 64)
+
+
+def test_a_packed_step_is_one_row_where_no_kernel_takes_more():
+    packed = "--packing --max_length 48 --per_device_train_batch_size 8"
+    assert estimate(packed)["length"] == 48
+    assert estimate(f"{packed} --attn_implementation flash_attention_2")["length"] == 8 * 48
+
+
+def test_within_a_quarter_of_what_a_real_step_takes_on_a_gpu(tmp_path, tiny_tokenizer):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    import check
+    import datasets
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from trainers import models
+    from trainers.sft import InstructTrainer
+
+    flags = "--model_name_or_path x --dataset_name x --bf16 --activation_checkpointing false --save_strategy no"
+    flags += f" --output_dir {tmp_path} --per_device_train_batch_size 4 --max_steps 2 --disable_tqdm"
+    rows = datasets.Dataset.from_list([{"input_ids": [5] * 512, "labels": [5] * 512}] * 8)
+    for more in ("", " --use_peft"):
+        args, training = check.read_arguments((flags + more).split())
+        config = LlamaConfig(**SMALL | {"num_hidden_layers": 4, "hidden_size": 512})
+        found = memory.ways(config, args, training, 512)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        model = LlamaForCausalLM._from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        adapter = models.lora_config(args)
+        InstructTrainer(model, training, rows, processing_class=tiny_tokenizer(), peft_config=adapter).train()
+        real = torch.cuda.max_memory_allocated() - before
+        assert abs(found["ways"][found["chosen"]]["total"] / real - 1) < 0.25
+        del model
 
 
 MORE_OR_LESS = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,10 +42,10 @@ def test_padding_with_eos_says_why():
     assert models.padding_token(bare)[0] == "<unk>"
 
 
-def test_tokenizer_stops_on_the_template_s_token_and_keeps_its_own_template_for_model(tiny_llama):
+def test_tokenizer_stops_on_the_template_s_token_and_keeps_its_own_template_for_model(tiny_llama, tmp_path):
     from trl import chat_template_utils as trl_templates
 
-    base = tiny_llama(extra=("<|im_start|>", "<|im_end|>"))
+    base = shutil.copytree(tiny_llama(extra=("<|im_start|>", "<|im_end|>")), tmp_path / "tiny-llama")
     tokenizer, template, added = models.load_tokenizer(arguments(base, chat_template="chatml"))
     assert (tokenizer.eos_token, tokenizer.chat_template, added) == ("<|im_end|>", template, [])
     model, revision = models.load_model(arguments(base), tokenizer)
@@ -54,12 +55,28 @@ def test_tokenizer_stops_on_the_template_s_token_and_keeps_its_own_template_for_
     tokenizer.chat_template = trl_templates.qwen2_5_chat_template
     tokenizer.save_pretrained(base)
     tokenizer, template, _ = models.load_tokenizer(arguments(base))
-    assert tokenizer.chat_template == trl_templates.qwen2_5_chat_template != template
+    assert tokenizer.chat_template == trl_templates.qwen2_5_chat_template == template
+
+
+def test_generation_stops_on_each_token_that_may_end_a_turn(tiny_llama, tmp_path):
+    """Also merged, where the base's own generation config comes first."""
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    args = arguments(tiny_llama(extra=("<|call|>",)), use_peft=True, chat_template="alpaca")
+    tokenizer, _, _ = models.load_tokenizer(args)
+    call = tokenizer.convert_tokens_to_ids("<|call|>")
+    model, _ = models.load_model(args, tokenizer, stops=[tokenizer.eos_token_id, call])
+    assert model.generation_config.eos_token_id == [tokenizer.eos_token_id, call]
+    get_peft_model(model, models.lora_config(args)).save_pretrained(tmp_path / "adapter")
+    for one in (model.generation_config, tokenizer):
+        one.save_pretrained(tmp_path / "adapter")
+    release.merge_adapter(tmp_path / "adapter", tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert merged.generation_config.eos_token_id == [tokenizer.eos_token_id, call]
 
 
 def test_pickled_weights_are_refused(tiny_llama, tmp_path):
-    import shutil
-
     import torch
 
     shutil.copytree(tiny_llama(), tmp_path / "pickled")

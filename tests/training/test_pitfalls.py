@@ -1,25 +1,25 @@
-"""What users of every fine-tuning stack trip over, one by one: what happens here.
+"""What users of every fine-tuning stack trip over, one by one: what happens here. This file: labels and stops.
 
-Those that are not below have their test elsewhere: see `ELSEWHERE`, which the last test here holds to what is there.
+Rows, keys and splits are in test_pitfalls_rows.py, adapters and several GPUs in test_pitfalls_adapters.py. Those in no
+file of these have their test elsewhere: see `ELSEWHERE`, which the last test here holds to what is there.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
-from instruct_builders.errors import ConfigError, RowError, TemplateError
+from instruct_builders.errors import TemplateError
 
-ROOT = Path(__file__).resolve().parents[2]
-WORDS = "red green blue black white grey pink gold cyan lime teal plum".split()
+sys.path.insert(0, str(Path(__file__).parent))
+from pitfall_runs import WORDS, chat, checked, train, write
+
+sys.path.pop(0)
 ELSEWHERE = {
     "gradient accumulation changes the loss": "test_instruct_trainer.py::test_accumulation_makes_no_difference",
     "packed documents see each other": "test_instruct_trainer.py::test_packed_documents_do_not_see_each_other",
@@ -33,45 +33,12 @@ ELSEWHERE = {
 }
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT 0.21 asks for the old name
-    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),  # PEFT says that it does what we want
 ]
-
-
-def chat(*texts: str) -> dict:
-    roles = ("user", "assistant")
-    return {"messages": [{"role": roles[place % 2], "content": text} for place, text in enumerate(texts)]}
-
-
-def write(path: Path, rows: list[dict]) -> Path:
-    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
 def rows(tmp_path) -> Path:
     return write(tmp_path / "rows.jsonl", [chat(f"Say {word}.", f"{word}!") for word in WORDS])
-
-
-def flags_of(model, data, output, flags: str) -> list[str]:
-    base = f"--model_name_or_path {model} --dataset_name {data} --output_dir {output} --use_cpu --disable_tqdm"
-    fixed = "--bf16 false --activation_checkpointing false --save_strategy no --logging_steps 100"
-    return f"{base} {fixed} {flags}".split()
-
-
-def train(model, data, output, flags: str) -> Path:
-    import sft
-
-    sft.main(flags_of(model, data, output, flags))
-    return Path(output)
-
-
-def checked(model, data, folder: Path, flags: str) -> tuple[int, dict]:
-    """Exit code and report of recipes/check.py."""
-    import check
-
-    told = folder / "report.json"
-    code = check.main(flags_of(model, data, folder / "run", f"{flags} --json {told}"))
-    return code, json.loads(told.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
@@ -171,23 +138,54 @@ PLAIN = (
 )
 
 
-def test_a_template_without_markers_never_gives_labels_of_nothing(tiny_llama, tiny_tokenizer, rows, tmp_path, capsys):
-    """Labels are derived from what is printed; the recipes ask for markers before they load a model."""
-    from trainers.supervision import supervise
+BARE = PLAIN.replace("': ' + m.content", "':' + m.content").replace(
+    "'assistant: '", "'assistant:'"
+)  # ends with a token
 
-    tokenizer = tiny_tokenizer()
-    made = supervise(tokenizer, chat("Say red.", "*red!*", "And?", "[blue]")["messages"], PLAIN)
-    learned = tokenizer.decode([label for label in made["labels"] if label != -100])
-    assert learned.replace(" ", "") == "*red!*</s>[blue]</s>"
-    with pytest.raises(TemplateError, match="rule 4"):  # nothing would ever end an answer
-        supervise(tokenizer, chat("Say red.", "red!")["messages"], PLAIN.replace(" + eos_token", ""))
-    path = tmp_path / "plain.jinja"
-    path.write_text(PLAIN)
-    with pytest.raises(TemplateError, match=r"no \{% generation %\} markers"):
-        train(tiny_llama(), rows, tmp_path / "run", f"--chat_template {path}")
-    with pytest.raises(FileNotFoundError):  # no report: it stops with a line
-        checked(tiny_llama(), rows, tmp_path, f"--chat_template {path}")
-    assert re.search(r"error: TemplateError: .*no \{% generation %\} markers", capsys.readouterr().out)
+
+@pytest.mark.parametrize("whose", ["a file", "the model's own"])
+def test_a_template_without_markers_is_trained_with_and_never_gives_labels_of_nothing(
+    whose, tiny_llama, rows, tmp_path, monkeypatch
+):
+    """Labels are derived from what is printed: answers and their ends, which is what the model writes then."""
+    import sft
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = shutil.copytree(tiny_llama(), tmp_path / "tiny-llama")
+    path = (tmp_path if whose == "a file" else base) / "chat_template.jinja"
+    path.write_text(BARE)
+    seen, trainer = [], sft.InstructTrainer
+    monkeypatch.setattr(sft, "InstructTrainer", lambda **given: seen.append(given) or trainer(**given))
+    words = ("red", "black and white", "pink")
+    data = write(rows, [chat(f"Say {word}.", f"{word}!", "And?", "No.") for word in words])
+    flags = "--max_steps 80 --per_device_train_batch_size 3 --learning_rate 5e-3 --chat_template"
+    final = train(base, data, tmp_path / "run", f"{flags} {path if whose == 'a file' else 'model'}") / "final"
+    tokenizer, model = AutoTokenizer.from_pretrained(final), AutoModelForCausalLM.from_pretrained(final)
+    learned = [[label for label in row["labels"] if label != -100] for row in seen[0]["train_dataset"]]
+    assert list(map(tokenizer.decode, learned)) == [f"{word}!</s>No.</s>" for word in words]
+    assert json.loads((final / "generation_config.json").read_text())["eos_token_id"] == tokenizer.eos_token_id == 2
+    assert tokenizer.chat_template == BARE
+    prompt = tokenizer.apply_chat_template(
+        chat("Say black and white.")["messages"], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    written = model.generate(**prompt, max_new_tokens=30, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert tokenizer.decode(written) == "black and white!</s>"
+
+
+@pytest.mark.parametrize("recipe", ["sft", "check"])
+def test_a_template_that_nothing_ends_an_answer_of_is_refused(recipe, tiny_llama, rows, tmp_path, capsys):
+    """With the rule and a conversation that shows it, before there is any training."""
+    path = tmp_path / "endless.jinja"
+    path.write_text(BARE.replace(" + eos_token", ""))
+    says = r"endless\.jinja' can't be trained with: .*rule 4 .*Shortest conversation"
+    if recipe == "sft":
+        with pytest.raises(TemplateError, match=says):
+            train(tiny_llama(), rows, tmp_path / "run", f"--chat_template {path}")
+    else:
+        with pytest.raises(FileNotFoundError):  # no report: it stops with a line
+            checked(tiny_llama(), rows, tmp_path, f"--chat_template {path}")
+        assert re.search(f"error: TemplateError: .*{says}", capsys.readouterr().out)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_prompt_that_is_no_token_prefix(tiny_tokenizer):
@@ -206,50 +204,6 @@ def test_a_prompt_that_is_no_token_prefix(tiny_tokenizer):
     assert tokenizer.decode([label for label in found.labels if label != -100]) == " word loudly</s>"
 
 
-# Rows: one without an answer, and those that are too long.
-
-
-def test_a_row_without_an_assistant_turn_is_named(tiny_llama, rows, tmp_path):
-    import datasets
-
-    folder = tmp_path / "built"  # as recipes/build.py leaves it, of a row that it would not leave there
-    folder.mkdir()
-    broken = [chat("Say red.", "red!")] * 4 + [chat("Anyone?")] + [chat("Say blue.", "blue!")]
-    datasets.Dataset.from_list(broken).to_parquet(folder / "train.parquet")
-    (folder / "build.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(RowError, match="row 4, field 'messages'") as caught:
-        train(tiny_llama(), folder, tmp_path / "run", "--chat_template vicuna_short")
-    assert caught.value.reason == "no_turns"
-    code, told = checked(tiny_llama(), folder, tmp_path, "--chat_template vicuna_short")
-    assert code == 1 and told["rows"]["no_turns"] == 1 and told["left_out"]["no_turns"][0]["row"] == 4
-    assert "row 4" in told["problems"][0]["what"] and "recipes/build.py" in told["problems"][0]["fix"]
-
-
-LONG = "x " * 60
-LIMITED = {  # what becomes of the three rows, and of their four answers: with an end, cut without
-    "drop": ({"rows_in": 3, "rows_out": 1, "too_long": 2, "whole": 1}, (1, 0)),
-    "truncate_turns": ({"rows_in": 3, "rows_out": 2, "too_long": 1, "turns_cut": 1, "whole": 1}, (2, 0)),
-    "truncate_tokens": ({"rows_in": 3, "rows_out": 2, "tokens_cut": 1, "too_long": 1, "whole": 1}, (3, 1)),
-}
-
-
-@pytest.mark.parametrize("packing", ["", " --packing --per_device_train_batch_size 1"], ids=["", "packed"])
-def test_no_answer_is_cut_without_a_word(packing, tiny_llama, rows, tmp_path):
-    """A row that fits, one with a long second answer, one whose question alone is too long: an error by default."""
-    data = write(rows, [chat("Hi.", "red!"), chat("Hi.", "red!", "And?", LONG), chat(LONG, "red!")])
-    flags = f"--chat_template vicuna_short --max_length 80{packing}"
-    with pytest.raises(ConfigError, match="2 of 3 rows are longer than max_length 80"):
-        train(tiny_llama(), data, tmp_path / "run", flags)
-    code, told = checked(tiny_llama(), data, tmp_path, flags)
-    assert code == 1 and told["problems"][0]["topic"] == "length"
-    for policy, (counts, (answers, cut)) in LIMITED.items():
-        code, told = checked(tiny_llama(), data, tmp_path, f"{flags} --overlength {policy}")
-        assert code == 0 and counts.items() <= told["rows"].items()
-        assert (told["stop"]["answers"], told["stop"]["without"], told["stop"]["cut"]) == (answers, 0, cut)
-        warned = any("cut, some in mid-answer" in entry["what"] for entry in told["problems"])
-        assert warned == (policy == "truncate_tokens")
-
-
 # Training on prompts.
 
 
@@ -266,179 +220,6 @@ def test_prompts_are_never_trained_on_unless_asked_for(tiny_llama, rows, tmp_pat
     assert told["tokens"]["share"] == 1.0
     assert ("warning", "loss") in {(entry["severity"], entry["topic"]) for entry in told["problems"]}
     assert "Questions are trained on as well as answers" in told["short"]
-
-
-# Misspelt keys.
-
-TYPOS = {
-    "assistant_only_los": "Did you mean 'assistant_only_loss'",
-    "max_seq_length": "unknown key",
-    "warmup_ratio": "unknown key",
-    "Learning_rate": "Did you mean 'learning_rate'",
-}
-
-
-@pytest.mark.parametrize("typo", TYPOS)
-@pytest.mark.parametrize("recipe", ["sft", "check"])
-def test_a_misspelt_key_of_a_yaml_stops_the_run(recipe, typo, tiny_llama, rows, tmp_path, capsys):
-    import check
-    import sft
-
-    config = {"model_name_or_path": str(tiny_llama()), "dataset_name": str(rows), "chat_template": "alpaca", typo: 1}
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(config))
-    argv = ["--config", str(path), "--output_dir", str(tmp_path / "run"), "--use_cpu", "--bf16", "false"]
-    if recipe == "check":
-        assert check.main(argv) == 1
-        said = capsys.readouterr().out
-    else:
-        with pytest.raises(ConfigError) as caught:
-            sft.main(argv)
-        said = str(caught.value)
-    assert f"run.yaml: {typo}: unknown key" in said and TYPOS[typo] in said
-    assert not (tmp_path / "run").exists()
-
-
-# A test split that each process draws for itself.
-
-SPLIT = """
-import json, random, sys, types
-from transformers import AutoTokenizer
-from trainers import conversations, templates
-random.seed(7)
-tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
-place = {"dataset_name": sys.argv[2], "dataset_config": None, "dataset_revision": None}
-more = {"dataset_train_split": "train", "dataset_test_split": None, "dataset_format": "auto", "dataset_license": None}
-policy = {"overlength": "error", "special_tokens": "reject", "train_on_prompts": False}
-found = []
-for seed in (0, 1):
-    args = types.SimpleNamespace(**place, **more, **policy, test_size=4, split_seed=seed)
-    train, test, *_ = conversations.prepare(args, tokenizer, templates.load("alpaca", tokenizer), 512)
-    found.append([train["row"][:], test["row"][:]])
-print(json.dumps(found))
-"""
-
-
-def test_every_rank_and_every_restart_hold_out_the_same_rows(tiny_llama, rows, tmp_path):
-    """Here with the recipe's own arguments, and in a process with its own rank, hash seed, random state and cache."""
-    import sft
-
-    from trainers import conversations, models
-
-    found = []
-    for seed in (0, 1):
-        flags = f"--chat_template alpaca --test_size 4 --split_seed {seed} --seed {seed + 5}"
-        args, _ = sft.read_arguments(flags_of(tiny_llama(), rows, tmp_path / "run", flags))
-        tokenizer, template, _ = models.load_tokenizer(args)
-        train, test, *_ = conversations.prepare(args, tokenizer, template, 512)
-        found.append([train["row"][:], test["row"][:]])
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    own = {"RANK": "1", "PYTHONHASHSEED": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONPATH": paths}
-    command = [sys.executable, "-c", SPLIT, str(tiny_llama()), str(rows)]
-    both = {**os.environ, **own, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=both, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == found
-    first, second = found
-    assert len(first[1]) == 4 and sorted(first[0] + first[1]) == list(range(12))
-    assert first != second  # the seed does decide
-
-
-# Adapters.
-
-
-def test_new_tokens_of_an_adapter_are_trained_saved_and_come_back(tiny_llama, rows, tmp_path):
-    """The rows of the two new tokens and the head are what the adapter holds beside LoRA; no other row moves."""
-    import torch
-    from peft import AutoPeftModelForCausalLM
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    flags = "--chat_template chatml --use_peft --max_steps 4 --per_device_train_batch_size 4 --merge --learning_rate"
-    out, still = (train(tiny_llama(), rows, tmp_path / rate, f"{flags} {rate}") for rate in ("1e-2", "1e-20"))
-    rows_of, heads = [], []
-    for run in (out, still):
-        saved = load_file(run / "final" / "adapter_model.safetensors")
-        rows_of += [weight for name, weight in saved.items() if "trainable_tokens" in name]
-        heads += [weight for name, weight in saved.items() if name.endswith("model.lm_head.weight")]
-    assert len(rows_of) == 2 and ((rows_of[0] - rows_of[1]).abs().amax(1) > 1e-3).tolist() == [True, True]
-    assert len(heads) == 2 and (heads[0] - heads[1]).abs().max() > 1e-3
-    tokenizer = AutoTokenizer.from_pretrained(out / "final")
-    new = sorted(tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]))
-    old = AutoModelForCausalLM.from_pretrained(tiny_llama()).get_input_embeddings().weight
-    assert new == [len(old), len(old) + 1]
-    adapter = AutoPeftModelForCausalLM.from_pretrained(out / "final").merge_and_unload()
-    for model in (adapter, AutoModelForCausalLM.from_pretrained(out / "merged")):
-        embedded = model.get_input_embeddings().weight
-        assert torch.equal(embedded[new], rows_of[0]) and torch.equal(embedded[: len(old)], old)
-        assert torch.equal(model.get_output_embeddings().weight, heads[0])
-
-
-def test_a_qlora_adapter_is_merged_into_the_weights_that_were_not_quantised(tiny_llama, rows, tmp_path):
-    """Merged weight = the base's own + the adapter's update, to rounding; four bits are off by far more."""
-    from peft import PeftConfig
-    from safetensors.torch import load_file
-
-    pytest.importorskip("bitsandbytes", reason="the extra `quant`")
-    flags = "--chat_template alpaca --use_peft --load_in_4bit --merge --max_steps 2 --learning_rate 1e-2"
-    out = train(tiny_llama(), rows, tmp_path / "run", f"{flags} --per_device_train_batch_size 4")
-    base, adapter = load_file(tiny_llama() / "model.safetensors"), load_file(out / "final/adapter_model.safetensors")
-    merged, config = load_file(out / "merged/model.safetensors"), PeftConfig.from_pretrained(str(out / "final"))
-    parts = [name.removesuffix(".lora_A.weight") for name in adapter if name.endswith(".lora_A.weight")]
-    assert len(parts) == 14  # seven linear layers in each of two blocks
-    for part in parts:
-        left, right = (adapter[f"{part}.lora_{side}.weight"].float() for side in "BA")
-        update = left @ right * config.lora_alpha / config.r
-        name = part.removeprefix("base_model.model.") + ".weight"
-        assert merged[name].dtype == base[name].dtype and update.abs().max() > 1e-4
-        assert (merged[name] - base[name] - update).abs().max() < 1e-6
-
-
-# Several GPUs. Training under FSDP and a quantised model per process need some; what a CPU can tell is here.
-
-
-def test_the_files_for_accelerate_are_read_by_it_and_its_version_gathers_shards():
-    """FSDP2 saves a whole model only with accelerate 1.15 or later; saving itself is not tried here (needs GPUs)."""
-    import tomllib
-
-    import accelerate
-    from accelerate.commands.config.config_args import load_config_from_file
-    from packaging.requirements import Requirement
-    from packaging.version import Version
-
-    found = {path.stem: load_config_from_file(str(path)) for path in (ROOT / "recipes" / "accelerate").glob("*.yaml")}
-    assert {name: config.distributed_type.value for name, config in found.items()} == {
-        **{"cpu": "NO", "single_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
-    }
-    sharded = found["fsdp2"].fsdp_config
-    assert (sharded["fsdp_version"], sharded["fsdp_state_dict_type"]) == (2, "FULL_STATE_DICT")
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    (asked,) = (Requirement(one) for one in extras["train"] if Requirement(one).name == "accelerate")
-    assert "1.15.0" in asked.specifier and "1.14.9" not in asked.specifier
-    assert Version(accelerate.__version__) >= Version("1.15")
-
-
-def test_a_quantised_model_is_left_to_the_device_of_its_process(tiny_llama, monkeypatch):
-    """A device map would put it on one GPU, or on all, in every process; that it trains there is not tried here."""
-    from transformers import AutoModelForCausalLM
-
-    from trainers import models
-
-    class Loaded(Exception):
-        pass
-
-    def load(name, **options):
-        raise Loaded(options.get("device_map", "none"))
-
-    pytest.importorskip("bitsandbytes", reason="the extra `quant`")
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
-    for width in ("load_in_4bit", "load_in_8bit"):
-        args = models.ModelArguments(model_name_or_path=str(tiny_llama()), chat_template="alpaca", **{width: True})
-        tokenizer, _, _ = models.load_tokenizer(args)
-        for use_cpu, due in ((False, "none"), (True, {"": "cpu"})):
-            with pytest.raises(Loaded) as caught:
-                models.load_model(args, tokenizer, use_cpu)
-            assert caught.value.args == (due,)
 
 
 @pytest.mark.parametrize("pitfall", ELSEWHERE)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from instruct_builders.errors import TemplateError
-from trainers import census, conversations, findings, labelling, page, preflight, reading, templates
+from trainers import census, conversations, findings, labelling, outcomes, page, preflight, reading, templates
 
 pytestmark = pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated")  # TRL's own default
 WORDS = "red green blue black white grey pink gold cyan lime teal plum".split()
@@ -86,8 +86,10 @@ def test_numbers_are_those_of_the_tokens(planted, tiny_llama):
     for row in PLANTED[:14]:
         turns = [{"role": role, "content": turn["value"]} for role, turn in
                  zip(("user", "assistant"), row["conversations"], strict=True)]  # fmt: skip
-        ids, mask = templates.supervised(template, tokenizer, turns)
-        lengths, trained = [*lengths, len(ids)], trained + sum(mask)
+        printed = tokenizer.apply_chat_template(
+            turns, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
+        )
+        lengths, trained = [*lengths, len(printed["input_ids"])], trained + sum(printed["assistant_masks"])
     assert planted["tokens"] == {"total": sum(lengths), "trained": trained, "share": trained / sum(lengths)}
     assert planted["steps"]["tokens_per_epoch"] == sum(lengths)
     assert sum(planted["lengths"]["histogram"]["rows"]) == planted["lengths"]["rows"] == 15
@@ -122,7 +124,7 @@ FAULTS = [
     ("--special_tokens allow", PLANTED[15:], ("error", "special tokens"), "special_tokens: reject"),
     ("--train_on_prompts", CLEAN, ("warning", "loss"), "Leave train_on_prompts out"),
     ("--test_size 7", [said("Say" + " " * n + "red.", "Red!") for n in range(14)], ("error", "test rows"), "exact_"),
-    ("--packing --max_length 64", CLEAN, ("warning", "packing"), "gradient_accumulation_steps 8 times"),
+    ("--packing --max_length 64", CLEAN, ("warning", "packing"), "gradient_accumulation_steps 8 times as high"),
 ]
 
 
@@ -216,13 +218,73 @@ def test_a_template_that_prints_bos_twice_is_found(tiny_llama, tmp_path):
     assert found["bos"]["rows"] == {"2": 12} and ("error", "BOS") in problems(found)
 
 
+def jinja(folder, text: str) -> str:
+    path = folder / "own.jinja"
+    path.write_text(text)
+    return str(path)
+
+
 def test_a_template_without_an_end_of_turn_stops_the_check(tiny_llama, tmp_path):
-    path = tmp_path / "endless.jinja"
-    path.write_text(
-        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{{ eos_token }}{% endfor %}"
+    endless = jinja(tmp_path, "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}")
+    with pytest.raises(TemplateError, match=r"own\.jinja' can't be trained with: .*rule 4"):
+        report(tiny_llama(), write(tmp_path / "rows.jsonl", CLEAN), "--chat_template", endless)
+
+
+def test_markers_that_break_rules_are_told_and_put_right(tiny_llama, tmp_path):
+    loose = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}"
+        "{% generation %}{{ 'A:' + m.content }}{% endgeneration %}{{ eos_token }}"
+        "{% else %}{{ 'Q:' + m.content }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'A:' }}{% endif %}"
     )
-    with pytest.raises(TemplateError, match="never learn to stop"):
-        report(tiny_llama(), write(tmp_path / "rows.jsonl", CLEAN), "--chat_template", str(path))
+    found = report(
+        tiny_llama(), write(tmp_path / "rows.jsonl", CLEAN), "--chat_template", jinja(tmp_path, loose), examples=1
+    )
+    assert found["boundaries"]["disagreements"] == [
+        {"rule": 4, "markers": "leave out", "text": "</s>", "times": 12},
+        {"rule": 5, "markers": "supervise", "text": "A:", "times": 12},
+    ]
+    assert ("warning", "markers") in problems(found) and "markers put right 24 times" in found["short"]
+    (example,) = found["examples"]
+    assert "".join(token["text"] for token in example["tokens"] if token["trained"]) == "red!</s>"
+
+
+def test_tokens_that_straddle_a_boundary_are_counted(tiny_llama, tmp_path):
+    """The prompt ends with a blank, which this tokenizer puts into one token with the word behind it."""
+    torn = (
+        "{{ bos_token }}{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    rows = [said("Say it.", "the word loudly"), said("Again.", "the word"), said("Else?", "?!")]
+    found = report(tiny_llama(), write(tmp_path / "rows.jsonl", rows), "--chat_template", jinja(tmp_path, torn))
+    seen = found["boundaries"]
+    assert (seen["rows"], seen["of"], seen["straddling"], seen["has_markers"]) == (3, 3, 2, False)
+    assert "derived, the template has no markers; in all 3 rows: 2 tokens straddle a boundary" in found["short"]
+    assert ("warning", "boundaries") in problems(found)
+    assert '<th>tokens that straddle a boundary</th><td class="n">2</td>' in page.render(found)
+
+
+def test_what_a_template_leaves_out_is_told(tiny_llama, tmp_path):
+    rows = [
+        {"messages": [
+            {"role": "user", "content": f"Say {word}."},
+            {"role": "assistant", "content": f"{word}!", "reasoning_content": "Hm." if word == "red" else None},
+        ]} for word in WORDS
+    ]  # fmt: skip
+    plain = "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
+    folder = built(tmp_path / "built", train=rows)
+    found = report(tiny_llama(), folder, "--chat_template", jinja(tmp_path, plain), memory=False)
+    assert found["boundaries"]["unprinted"] == {"reasoning_content": 1}
+    assert ("warning", "template") in problems(found)
+
+
+def test_every_token_that_may_end_a_turn_is_known(tiny_tokenizer):
+    tokenizer = tiny_tokenizer(extra=("<|call|>",))
+    ids = [*tokenizer("a b c")["input_ids"], tokenizer.convert_tokens_to_ids("<|call|>")]
+    row = {"input_ids": ids, "labels": [-100, *ids[1:]], "outcome": "whole", "row": 0, "length": len(ids)}
+    rows = datasets.Dataset.from_list([row])
+    assert census.stops(rows, tokenizer)["without"] == 1
+    assert census.stops(rows, tokenizer, ids[-1:])["without"] == 0
 
 
 def test_an_answer_without_its_end_is_found(tiny_tokenizer):
@@ -275,7 +337,7 @@ def test_steps_are_those_that_the_trainer_takes(flags, tiny_llama, tmp_path):
         template = templates.load("vicuna_short", tokenizer)
         raw = conversations.conversations(reading.load_rows(data), "auto", template, tokenizer)
         policy = labelling.Policy(training.max_length, "drop")
-        train, _ = labelling.settle(labelling.label_all(raw, tokenizer, template, policy), policy)
+        train, _ = outcomes.settle(labelling.label_all(raw, tokenizer, template, policy), policy)
         train = train.select_columns(["input_ids", "labels"])
     model = AutoModelForCausalLM.from_pretrained(tiny_llama())
     trainer = SFTTrainer(model=model, args=training, train_dataset=train, processing_class=tokenizer)

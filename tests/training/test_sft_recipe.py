@@ -18,7 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 WORDS = "red green blue black white grey pink gold cyan lime teal plum".split()
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT 0.21 asks for the old name
-    pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),  # PEFT says that it does what we want
 ]
 
 
@@ -37,7 +36,8 @@ def run(model, data, output, *flags: str) -> Path:
     import sft
 
     base = f"--model_name_or_path {model} --dataset_name {data} --output_dir {output} --use_cpu --disable_tqdm"
-    fixed = "--max_steps 3 --per_device_train_batch_size 4 --learning_rate 1e-2 --logging_steps 1"
+    fixed = "--per_device_train_batch_size 4 --learning_rate 1e-2 --logging_steps 1"
+    fixed += "" if "--max_steps" in flags else " --max_steps 3"
     own = [*base.split(), *fixed.split(), "--activation_checkpointing", "false"]
     own += [] if "--save_steps" in flags else ["--save_strategy", "no"]
     sft.main([*own, *([] if "--bf16" in flags else ["--bf16", "false"]), *flags])
@@ -98,6 +98,7 @@ def test_every_way_trains_saves_and_merges(way, tiny_llama, rows, tmp_path, caps
         assert str(tmp_path) not in text and str(base) not in text and str(rows) not in text
         assert "hf_" not in text and yaml.safe_load(text.split("---")[1])["tags"][0] == "sft"
         assert WAYS[way].split()[1] in text and "`tiny-llama`" in text and "rows.jsonl" in text
+        assert "in all 12 rows: 0 tokens straddle a boundary" in text and "| split_seed | 0 |" in text
         compile(text.split("```python\n")[1].split("```")[0], "card", "exec")
 
 
@@ -132,6 +133,7 @@ REFUSED = [
     ("--push_to_hub --hub_model_id me/x --use_peft", ConfigError, "local folder"),
     ("--test_size 2 --dataset_test_split test --chat_template alpaca", ConfigError, "Choose one"),
     ("--test_size 12 --chat_template alpaca", ConfigError, "both need one"),
+    ("--sample_prompts 2 --chat_template alpaca", ConfigError, "sample_prompts needs rows to evaluate on"),
     ("--use_peft --lora_r 0", ConfigError, "lora_r: 0 given; a rank is 1 or more"),
     ("--use_peft --lora_dropout 1.0", ConfigError, "from 0 to below 1"),
     ("--use_peft --lora_target_modules foo --chat_template alpaca", ConfigError, "'foo' is no layer.* all-linear, or"),
@@ -153,6 +155,16 @@ def test_what_can_not_be_right_is_refused_before_training(flags, error, says, ti
     with pytest.raises(error, match=says):
         run(tiny_llama(), rows, tmp_path, *flags.split())
     assert not (tmp_path / "final").exists()
+
+
+def test_a_yaml_may_say_true_to_resume(tiny_llama, rows, tmp_path):
+    """As transformers documents the key, whose type it gives as text."""
+    config = tmp_path / "run.yaml"
+    config.write_text("resume_from_checkpoint: true\nsave_total_limit: 2\n")
+    flags = ("--chat_template", "alpaca", "--save_steps", "2", "--config", str(config))
+    for step in (3, 5):  # nothing to resume from, then the step that was saved last
+        out = run(tiny_llama(), rows, tmp_path / "run", *flags, "--max_steps", str(step), "--allow_changed")
+    assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
 
 
 @pytest.mark.parametrize("under", ["a-file", "a-file/run"])

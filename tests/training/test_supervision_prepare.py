@@ -17,7 +17,7 @@ from instruct_builders.errors import ConfigError, RowError, TemplateError
 pytest.importorskip("transformers")
 pytest.importorskip("trl")
 
-from trainers import layouts, supervision
+from trainers import layouts, supervision, tables
 from trainers.supervision import prepare, prepare_batch, supervise
 
 FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "supervision_cases.py"
@@ -151,13 +151,23 @@ def test_the_row_at_fault_is_named():
         prepare(rows, FAST["trl/qwen3"], TEMPLATES["trl/qwen3"], column="turns")
 
 
-def test_the_same_rows_are_not_labelled_twice(tmp_path):
+def test_the_same_rows_are_not_labelled_twice(tmp_path, monkeypatch):
     rows = datasets.Dataset.from_dict({"messages": [talk("a", f"b{k}", "c", "d") for k in range(5)]})
     rows.save_to_disk(tmp_path / "rows")
     rows = datasets.load_from_disk(tmp_path / "rows")
     first = prepare(rows, FAST["trl/qwen3"], TEMPLATES["trl/qwen3"])
-    again = prepare(rows, FAST["trl/qwen3"], TEMPLATES["trl/qwen3"])
+    with monkeypatch.context() as idle:
+        idle.setattr(tables.Tables, "label", None)  # whoever labels now fails
+        idle.setattr(supervision, "_explain", None)
+        again = prepare(rows, FAST["trl/qwen3"], TEMPLATES["trl/qwen3"])
     assert first.cache_files == again.cache_files
+    assert again[:] == first[:]
+    other = prepare(rows, FAST["trl/qwen3"], "Hello.\n" + TEMPLATES["trl/qwen3"])
+    assert other.cache_files != first.cache_files
+    assert other["input_ids"][0] != first["input_ids"][0]
+    more = cases_of.tokenizer("trl/qwen3", TEMPLATES["trl/qwen3"])
+    more.add_tokens(["b0"])
+    assert prepare(rows, more, TEMPLATES["trl/qwen3"]).cache_files != first.cache_files
     last = prepare(rows, FAST["trl/qwen3"], TEMPLATES["trl/qwen3"], train_on="last")
     assert last.cache_files != first.cache_files
     assert last["labels"][0] != first["labels"][0]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,12 +17,13 @@ from hypothesis import strategies as st
 pytest.importorskip("transformers")
 pytest.importorskip("trl")
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import trainers as learners
 from transformers import PreTrainedTokenizerFast
 
 from instruct_builders.errors import TemplateError
-from trainers import fast_tokens, supervision, tables
+from trainers import fast_tokens, rust_tokens, supervision, tables, word_tokens
+from trainers.labels import choose, tiled
 from trainers.rendering import Printer, literals
 from trainers.supervision import prepare, supervise
 from trainers.watching import concatenation
@@ -49,10 +51,21 @@ LATER = fast_tokens._LATER.format("{1,3}")
 
 @functools.cache
 def made(kind: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of some hundred tokens: "gpt2", "llama3", "nfc", "lower" (byte-level BPE) or "unigram"."""
+    """A tokenizer of some hundred tokens.
+
+    "gpt2", "llama3", "nfc", "lower" and "trims" (offsets without blanks) are byte-level BPE; of the others, "words"
+    drops every blank between tokens, and "kd" makes several tokens of one character.
+    """
     level = pre_tokenizers.ByteLevel
-    if kind == "unigram":
+    if kind == "words":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+        tokenizer.normalizer = normalizers.BertNormalizer()
+        learner = learners.WordPieceTrainer(vocab_size=300, special_tokens=["<unk>", *SPECIAL], show_progress=False)
+    elif kind in ("unigram", "kd"):
         tokenizer = Tokenizer(models.Unigram())
+        if kind == "kd":
+            tokenizer.normalizer = normalizers.NFKD()
         tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
         options = {"special_tokens": ["<unk>", *SPECIAL], "unk_token": "<unk>", "show_progress": False}
         learner = learners.UnigramTrainer(vocab_size=160, **options)
@@ -62,8 +75,10 @@ def made(kind: str) -> PreTrainedTokenizerFast:
         if kind in ("llama3", "nfc"):
             split = pre_tokenizers.Split(pre_tokenizers_regex(LATER), "isolated")
             tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, level(add_prefix_space=False, use_regex=False)])
-        if kind in ("nfc", "lower"):
-            tokenizer.normalizer = normalizers.NFC() if kind == "nfc" else normalizers.Lowercase()
+        if kind != "gpt2":
+            tokenizer.normalizer = {"nfc": normalizers.NFC(), "llama3": None}.get(kind, normalizers.Lowercase())
+        if kind == "trims":
+            tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
         tokenizer.decoder = decoders.ByteLevel()
         options = {"special_tokens": SPECIAL, "initial_alphabet": level.alphabet(), "show_progress": False}
         learner = learners.BpeTrainer(vocab_size=420, **options)
@@ -93,7 +108,7 @@ def same(kind: str, template: str, rows: list) -> None:
     assert [found[place] for place in range(len(rows))] == due
 
 
-KINDS = ["gpt2", "llama3", "nfc", "lower", "unigram"]
+KINDS = ["gpt2", "llama3", "nfc", "lower", "trims", "unigram", "kd", "words"]
 PIECES = st.sampled_from(
     [
         "\n",
@@ -112,6 +127,10 @@ PIECES = st.sampled_from(
         "\u2003",
         "🙂",
         "你",
+        "ﬁ",
+        "㍿",
+        "K",
+        "İ",
     ]
 )
 TEXTS = st.lists(st.one_of(PIECES, st.text(st.characters(exclude_categories=["Cs"]), max_size=5)), max_size=5)
@@ -150,9 +169,14 @@ def test_which_tokenizers_tiktoken_stands_in_for():
         "gpt2": "ByteTokens",
         "llama3": "ByteTokens",
         "nfc": "ByteTokens",
-        "lower": "RustTokens",
-        "unigram": "RustTokens",
+        "lower": "WordTokens",
+        "trims": "RustTokens",
+        "unigram": "WordTokens",
+        "kd": "WordTokens",
+        "words": "RustTokens",
     }
+    known = {kind: rust_tokens.letter_sizes(made(kind)) is not None for kind in KINDS}
+    assert known == {kind: kind not in ("unigram", "kd", "words") for kind in KINDS}
 
 
 @pytest.mark.parametrize("change", ["merges", "ids", "pattern", "dropout", "lstrip", "nested"])
@@ -184,11 +208,65 @@ def test_a_tokenizer_that_is_not_proven_is_used_itself(change):
 def test_texts_that_tiktoken_is_not_given():
     pytest.importorskip("tiktoken")
     ways = fast_tokens.byte_tokens(made("nfc"))
-    assert ways.takes("plain été 你好")
-    assert not ways.takes("e\u0301")  # the normaliser would change it
-    assert not ways.takes("y" * 5000)
+    # The normaliser would change the second; the third is one long word.
+    assert ways.takes(["plain été 你好", "e\u0301", "y" * 5000, "plain"]).tolist() == [True, False, False, True]
     ways.other.add("é")
-    assert not ways.takes("café")
+    assert not ways.takes(["café"]).any()
+
+
+PLACES = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60)), min_size=12, max_size=12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(KINDS), st.lists(TEXTS.map("".join), min_size=1, max_size=12), PLACES)
+def test_tokens_at_any_places_are_those_that_offsets_tell(kind, texts, places):
+    texts = [text.replace("<|im_end|>", "") + "<|im_end|>\nend" for text in texts]
+    # places of each text: start and end of a span, and where a token may start
+    places = np.array([[min(at, len(text)) for at in row] for text, row in zip(texts, places, strict=False)])
+    places[:, :2].sort(1)
+    places[::2, 2] = [text.rindex("<|im_end|>") for text in texts[::2]]
+    encoders = [rust_tokens.RustTokens(made(kind)), fast_tokens.fastest(made(kind))]
+    for encoder in encoders[: 1 + isinstance(encoders[1], word_tokens.WordTokens)]:
+        for _ in range(2):  # words that are new, and words that are known
+            _check_places(encoder, texts, places)
+
+
+def _check_places(encoder, texts: list[str], places: np.ndarray) -> None:
+    rows, given = np.arange(len(texts)), places
+    if encoder.in_bytes:
+        given = np.array(
+            [[len(text[:at].encode()) for at in row] for text, row in zip(texts, places.tolist(), strict=True)]
+        )
+    marks = rust_tokens.Marks(given[:, :2].ravel(), np.repeat(rows, 2), given[:, 2], rows)
+    found = encoder.encode(texts, marks)
+    due = encoder.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    assert found.ids.tolist() == [number for ids in due["input_ids"] for number in ids]
+    assert found.counts.tolist() == [len(ids) for ids in due["input_ids"]]
+    ends = np.cumsum(found.counts)
+    for row, (low, high, stop) in enumerate(places.tolist()):
+        offsets = tiled(due["offset_mapping"][row], rust_tokens.trims_offsets(encoder.tokenizer))
+        begin = int(ends[row] - len(offsets))
+        inside, _ = choose(offsets, [(low, high)])
+        assert found.inside[begin : ends[row]].tolist() == inside.tolist()
+        starts = np.flatnonzero((offsets[:, 0] == stop) & (offsets[:, 1] > stop))
+        first = begin + starts[0] if len(starts) else -1
+        # Of a character in several tokens, such as " 🙂" in two of which one has the blank, no start is told.
+        assert found.stops[row] == first or (row % 2 and found.stops[row] == -1)
+
+
+def test_a_tokenizer_that_gives_other_tokens_than_it_is_known_to_is_told(monkeypatch):
+    rows = datasets.Dataset.from_dict({"messages": [talk(f"question {k}", f"answer {k}") for k in range(9)]})
+    right = rust_tokens.by_bounds
+
+    def shifted(bounds, first, marks):
+        turns, stops = right(bounds, first, marks)
+        return turns - (marks.edge_rows == 0) * (len(first) > 2), stops  # right when a shape's first row is checked
+
+    monkeypatch.setattr(rust_tokens, "by_bounds", shifted)
+    tables.tables.cache_clear()
+    with pytest.raises(TemplateError, match="gives other supervised tokens than the tokenizer"):
+        prepare(rows, made("trims"), TEMPLATES["ours/chatml"])
+    tables.tables.cache_clear()
 
 
 MARKERS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{BODY}<|im_end|>\n{% endfor %}"
