@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false python benchmarks/supervision_speed.py
 
-Real instruction rows (folder `INSTRUCT_SHARED_DATA`: Alpaca, chain of thought, T0) with the template chatml, three
+Real instruction rows (folder `INSTRUCT_SHARED_DATA`: Alpaca, chain of thought, T0) with the template chatml, four
 tokenizers trained here. Each round runs each way once, in turn, in one process with one thread, everything fresh: the
 tokenizer, its proofs and layouts, the dataset's cache. Measured are CPU-seconds. `tokenizer alone` is
 `encode_batch_fast` on the printed texts: no template, no labels, no table; `of limit` is the share of its speed, which
@@ -28,7 +28,7 @@ import tokenizers
 import torch
 import transformers
 import trl
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers import trainers as learners
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
@@ -68,12 +68,12 @@ def real_rows(folder: Path, number: int, seed: int) -> list[list[dict]]:
 
 
 def train_tokenizers(rows: list[list[dict]], folder: Path) -> dict[str, Path]:
-    """Byte-level BPE; the same behind a normaliser; Unigram with Metaspace, as SentencePiece makes them."""
+    """Byte-level BPE; behind a normaliser; with an uncommon rule for words; Unigram as SentencePiece makes them."""
     texts = [message["content"] for row in rows[:1000] for message in row]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe = {"vocab_size": VOCABULARY, "special_tokens": SPECIAL, "initial_alphabet": alphabet, "show_progress": False}
     files = {}
-    for name in ("byte-level BPE", "byte-level BPE, lower case", "Unigram"):
+    for name in ("byte-level BPE", "byte-level BPE, lower case", "byte-level BPE, own rule", "Unigram"):
         if name == "Unigram":
             made = Tokenizer(models.Unigram())
             made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -86,6 +86,10 @@ def train_tokenizers(rows: list[list[dict]], folder: Path) -> dict[str, Path]:
             learner = learners.BpeTrainer(**bpe)
         if "lower" in name:
             made.normalizer = normalizers.Lowercase()
+        if "rule" in name:
+            split = pre_tokenizers.Split(Regex(r" ?\w+|\s+| ?[^\w\s]+"), "isolated")
+            level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            made.pre_tokenizer = pre_tokenizers.Sequence([split, level])
         made.train_from_iterator(texts, learner)
         files[name] = folder / f"{len(files)}.json"
         made.save(str(files[name]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -99,7 +100,24 @@ def _joined_meta(table: pa.Table) -> pa.Array:
         return pa.nulls(len(table), records.JSON)
     joined = texts[0]
     if len(texts) == 2:
-        bodies = [pc.utf8_slice_codeunits(text, 1, -1) for text in texts]
-        both = pc.binary_join_element_wise("{", bodies[0], ", ", bodies[1], "}", "")
-        joined = pc.coalesce(both, texts[0], texts[1])
+        joined = pc.coalesce(_both(*texts), *texts)
     return pa.ExtensionArray.from_storage(records.JSON, joined.cast(pa.string()))
+
+
+def _both(meta: pa.Array, extra: pa.Array) -> pa.Array:
+    """One JSON object of two, null where one is null; where both have a key, `extra` goes in whole as `columns`."""
+    bodies = [pc.utf8_trim_whitespace(pc.utf8_slice_codeunits(text, 1, -1)) for text in (meta, extra)]
+    comma = pc.if_else(pc.or_(*[pc.equal(body, "") for body in bodies]), "", ", ")
+    both = pc.binary_join_element_wise("{", bodies[0], comma, bodies[1], "}", "")
+    clashes = [
+        (row, f'{{{bodies[0][row]}, "columns": {second}}}')
+        for row, (first, second, text) in enumerate(
+            zip(meta.to_pylist(), extra.to_pylist(), both.to_pylist(), strict=True)
+        )
+        if text is not None and len(json.loads(text)) < len(json.loads(first)) + len(json.loads(second))
+    ]
+    if not clashes:
+        return both
+    mask = np.zeros(len(both), bool)
+    mask[[row for row, _ in clashes]] = True
+    return pc.replace_with_mask(both, pa.array(mask), pa.array([text for _, text in clashes], pa.string()))

@@ -32,6 +32,7 @@ SETTINGS = (
     *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size", "seed", "data_seed"),
     *("num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"),
     *("optim", "max_grad_norm", "neftune_noise_alpha", "loss_type", "packing", "bf16", "fp16"),
+    "train_sampling_strategy",
 )
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
 
@@ -166,7 +167,7 @@ def _begin(trainer: Trainer, resume: str | bool | None, allow_changed: bool) -> 
     if checkpoint is not None:
         record = checkpoint / RUN
         then = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-        changed = inexact(args) + differences(then, now)
+        changed = inexact(trainer) + differences(then, now)
         if changed and not allow_changed:
             raise ConfigError(
                 f"{checkpoint} was made by a run that differs from this one; the result would be neither's:\n  "
@@ -181,15 +182,17 @@ def _begin(trainer: Trainer, resume: str | bool | None, allow_changed: bool) -> 
     return None if checkpoint is None else str(checkpoint)
 
 
-def inexact(args) -> list[str]:
+def inexact(trainer: Trainer) -> list[str]:
     """Settings with which a resumed run is not the run that was interrupted (each measured, transformers 5.23)."""
+    args = trainer.args
     reasons = {
         "group_by_length": "the sampler's order differs from the second epoch on",
         "ignore_data_skip": "rows that were trained on come again",
         "save_only_model": "the next resume would have no optimizer",
     }
     on = {name: getattr(args, name, False) for name in reasons}
-    on["group_by_length"] = args.train_sampling_strategy == "group_by_length"
+    # A trainer with `lengths` of its own groups by them with a seeded sampler (`trainers.seq2seq`).
+    on["group_by_length"] = args.train_sampling_strategy == "group_by_length" and not hasattr(trainer, "lengths")
     return [f"{name}: {reason}" for name, reason in reasons.items() if on[name]]
 
 

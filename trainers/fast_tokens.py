@@ -23,7 +23,7 @@ import numpy as np
 
 from instruct_builders.errors import TemplateError
 
-from .rust_tokens import Marks, RustTokens, Tokens, between, by_bounds, letters
+from .rust_tokens import Marks, RustTokens, Tokens, between, by_bounds, letters, steps
 from .word_tokens import WordTokens, word_tokens
 
 # How the splits of these tokenizers write the rules that tiktoken's engine and theirs are known to read alike.
@@ -103,7 +103,7 @@ class ByteTokens:
 def fastest(tokenizer) -> ByteTokens | WordTokens | RustTokens:
     """tiktoken where it is installed and proven to give the same; else word by word where that is; else as it is."""
     step = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"]
-    by_words = functools.partial(word_tokens, tokenizer, not _changed(tokenizer), _pattern(step) is not None)
+    by_words = functools.partial(word_tokens, tokenizer, not _changed(tokenizer), _cuts_at_spaces(step))
     return byte_tokens(tokenizer) or by_words() or RustTokens(tokenizer)
 
 
@@ -149,16 +149,22 @@ def _changed(tokenizer) -> bool:
 
 def _pattern(step: dict | None) -> str | None:
     """The rule that a byte-level pre-tokenizer cuts texts into words by; `None` for any other."""
-    steps = step["pretokenizers"] if step and step["type"] == "Sequence" else [step]
-    if any(part is None for part in steps) or steps[-1]["type"] != "ByteLevel" or steps[-1]["add_prefix_space"]:
+    parts = steps(step, "pretokenizers")
+    if not parts or parts[-1]["type"] != "ByteLevel" or parts[-1]["add_prefix_space"]:
         return None
-    if len(steps) == 1:
-        return _GPT2 if steps[0]["use_regex"] else None
-    split = steps[0]
-    if len(steps) > 2 or split["type"] != "Split" or steps[1]["use_regex"]:
+    if len(parts) == 1:
+        return _GPT2 if parts[0]["use_regex"] else None
+    split = parts[0]
+    if len(parts) > 2 or split["type"] != "Split" or parts[1]["use_regex"]:
         return None
     pattern = split["pattern"].get("Regex")
     return pattern if pattern in PATTERNS and split["behavior"] == "Isolated" and not split["invert"] else None
+
+
+def _cuts_at_spaces(step: dict | None) -> bool:
+    """Whether a byte-level pre-tokenizer has known rules alone: they cut before a space between visible letters."""
+    parts = [part for part in steps(step, "pretokenizers") if part["type"] != "Digits"]
+    return bool(parts) and _pattern({"type": "Sequence", "pretokenizers": parts}) is not None
 
 
 def _ranks(model: dict, added: set[str]) -> dict[bytes, int] | None:

@@ -162,6 +162,11 @@ class Flan(InstructBuilder):
             raise SourceError(f"flan: none of the tasks could be read. The first:\n{reasons}")
         generators = []
         for split in dict.fromkeys(table.file.split for table in tables):
+            if not any(table.stop for table in tables if table.file.split == split):
+                raise ConfigError(
+                    f"flan: no task has rows for the split {split!r}. With test_size={self.config.test_size}, a task "
+                    "needs two different examples for one to be held out."
+                )
             groups = divided([table for table in tables if table.file.split == split], num_proc)
             for group in groups:
                 for place, shard in enumerate(group):

@@ -72,7 +72,7 @@ class FlanConfig(InstructConfig):
         negatives (`int`, *optional*, defaults to 0): How many negative examples niv2's definitions are followed by.
         test_size (`float` or `int`, *optional*, defaults to 0):
             Share or number of examples that are held out per task as `test`, where the task has no such split. Equal
-            examples stay together. A number is at most half of a task.
+            examples stay together. A share is at least one example, a number at most half of a task.
         seed (`int`, *optional*, defaults to 42): Of everything drawn.
     """
 

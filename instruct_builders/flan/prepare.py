@@ -165,7 +165,7 @@ def held_out(ids: pa.Array, tasks: pa.Array, rows: np.ndarray, size: float | int
     Args:
         tasks (`pa.Array`): `(n,)` the task of each row; the size holds for each.
         rows (`np.ndarray`): int64 `(n,)`, numbers of the rows, which the draw depends on.
-        size (`float` or `int`): A share of each task's different examples, or a number, at most half of them.
+        size (`float` or `int`): A share of each task's different examples, at least one, or a number, at most half.
     """
     if not len(ids):
         return np.zeros(0, bool)
@@ -176,7 +176,8 @@ def held_out(ids: pa.Array, tasks: pa.Array, rows: np.ndarray, size: float | int
     many = np.bincount(task)
     rank = np.empty(len(first), np.int64)
     rank[order] = np.arange(len(first)) - np.repeat(np.cumsum(many) - many, many)
-    wanted = np.round(many * size).astype(np.int64) if isinstance(size, float) else np.minimum(size, many // 2)
+    share = np.maximum(np.round(many * size), size > 0)  # of a small task at least one
+    wanted = share.astype(np.int64) if isinstance(size, float) else np.minimum(size, many // 2)
     return (rank < np.minimum(wanted, many - 1)[task])[code]
 
 

@@ -17,7 +17,7 @@ from datasets.iterable_dataset import ArrowExamplesIterable
 from ..errors import BuildError, ConfigError
 from .drawing import check_seed, checked, generator, passes_of, source_array
 from .table import Plan
-from .writing import RowReader
+from .writing import RowReader, in_order
 
 BUFFER_BYTES = 128 << 20  # of a window, however many rows it is asked to hold
 BLOCKS = 16  # of a source in a window: neighbours in a source are spread over this many places
@@ -100,9 +100,10 @@ class _Windows(ArrowExamplesIterable):
                 skip -= skipped
                 for start in range(skipped, len(table), ROWS_AS_PYTHON):
                     batch = formatter.format_batch(table.slice(start, ROWS_AS_PYTHON))
-                    names = list(batch)
+                    names, done = tuple(batch), state["shard_example_idx"]
                     for values in zip(*batch.values(), strict=True):
-                        state["shard_example_idx"] += 1
+                        done += 1
+                        state["shard_example_idx"] = done
                         yield key, dict(zip(names, values, strict=True))
             state["shard_idx"] += 1
             state["shard_example_idx"] = 0
@@ -165,7 +166,7 @@ class _Mixer:
             if self.source_column is not None:
                 chunks = [chunk for name in names for chunk in name.chunks]
                 table = table.append_column(self.source_column, pa.chunked_array(chunks))
-            yield table.combine_chunks().take(pa.array(order.permutation(len(table))))
+            yield in_order(table, order.permutation(len(table)))
 
 
 class _Blocks:

@@ -278,6 +278,15 @@ def test_columns_and_extra_keys(tmp_path, build):
     assert row["meta"] == {"topic": "z", "level": 3}
 
 
+def test_meta_and_extra_keys_are_one_object(tmp_path, build):
+    pair = {"instruction": "x?", "output": "y"}
+    clash = ({"task": 1}, {"task": 2})
+    metas = [({}, {"task": None}), ({"a": "é"}, {}), ({"a": 1}, {"b": 2}), clash, (None, {"b": 1})]
+    path = write_jsonl(tmp_path / "a.jsonl", [{**pair, "meta": meta, **extra} for meta, extra in metas])
+    read = [row["meta"] for row in build(data_files=str(path)).as_dataset(split="train")]
+    assert read == [{"task": None}, {"a": "é"}, {"a": 1, "b": 2}, {"task": 1, "columns": {"task": 2}}, {"b": 1}]
+
+
 def test_rows_under_a_key(tmp_path, build):
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"version": 1, "data": alpaca_rows(3)}))

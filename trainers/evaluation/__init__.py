@@ -1,0 +1,1 @@
+"""How good answers are: what a task's own metric says of them."""
