@@ -17,6 +17,7 @@ _HOMES = {
     "Alpaca": "alpaca",
     "Vicuna": "vicuna",
     "Flan": "flan",
+    "SelfInstruct": "self_instruct",
 }
 __all__ = [*_HOMES, "__version__"]
 

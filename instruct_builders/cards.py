@@ -82,6 +82,7 @@ def dataset_card(
         rows_out=rows,
         added=sum(entry.get("added", 0) for entry in [*build["sources"], *build["steps"]]),
         mixture=build.get("mixture"),
+        generation=build.get("generation"),
         absent=build.get("left_out", []),
         pictures=pictures or {},
         steps=[{**step, "rejected_total": sum(step["rejected"].values())} for step in build["steps"]],

@@ -6,6 +6,8 @@ InstructError
 ├── RowError           one row that can't be read, converted or written (also a ValueError)
 ├── TooManyRejected    more rows rejected than `max_bad_fraction` allows
 ├── BuildError         a build that can't finish or an output directory that can't be written
+├── GenerationError    a run that asks a model and can't go on: wrong key, refused request, full disk, journal in use
+├── Stopped            a run that asks a model and stopped early, with everything kept: budget, interrupt, patience
 ├── PublishError       a push to the Hub that did not happen
 │   └── SecretFound    a file to be pushed holds something that looks like a credential
 └── TemplateError      a chat template that can't be used as asked
@@ -62,6 +64,25 @@ class TooManyRejected(InstructError):
 
 class BuildError(InstructError):
     """A build that can't finish, or whose output can't be written."""
+
+
+class GenerationError(InstructError):
+    """A run that asks a model and can't go on until something is put right; what was answered is in the journal."""
+
+    exit_code = 4
+
+
+class Stopped(InstructError):
+    """A run that asks a model and stopped before its end; the same command goes on from the journal.
+
+    Args:
+        message (`str`): One line: why.
+        exit_code (`int`, *optional*, defaults to 3): 3 incomplete, 5 a budget is used up, 130 interrupted.
+    """
+
+    def __init__(self, message: str, exit_code: int = 3):
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class PublishError(InstructError):

@@ -10,9 +10,10 @@ import datasets
 from .alpaca import Alpaca
 from .errors import ConfigError, did_you_mean
 from .flan import Flan
+from .self_instruct import SelfInstruct
 from .vicuna import Vicuna
 
-BUILDERS = {"alpaca": Alpaca, "vicuna": Vicuna, "flan": Flan}
+BUILDERS = {"alpaca": Alpaca, "vicuna": Vicuna, "flan": Flan, "self_instruct": SelfInstruct}
 
 
 def load_dataset(
@@ -31,7 +32,7 @@ def load_dataset(
     """Reads instruction data into a dataset that TRL trains on as it is.
 
     Args:
-        name (`str`): `"alpaca"`, `"vicuna"` or `"flan"`.
+        name (`str`): `"alpaca"`, `"vicuna"`, `"flan"` or `"self_instruct"`.
         config (`str`, *optional*): The configuration of a Hub dataset.
         data_files (`str` or `list` or `dict`):
             A file, folder, glob, Hub id (`org/name[@revision]`), a list of these, a mapping from split to these, or

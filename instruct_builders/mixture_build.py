@@ -172,7 +172,7 @@ def _with_test(table: pa.Table, test_size: float | int, seed: int) -> pa.Table:
     movable = pc.and_(pc.equal(table["split"], "train"), pc.invert(pc.is_in(table["leaf"], have_one)))
     if not pc.any(movable).as_py():
         return table
-    groups = pc.coalesce(table["parent"], table["id"]).filter(movable)
+    groups = pc.array_filter(pipeline.lineages(table), one_array(movable))
     test = np.zeros(len(table), bool)
     test[np.asarray(movable)] = pipeline.train_test_masks(groups, test_size, seed)
     split = pc.if_else(pa.array(test), "test", one_array(table["split"]))
@@ -182,9 +182,9 @@ def _with_test(table: pa.Table, test_size: float | int, seed: int) -> pa.Table:
 def _without_leaks(table: pa.Table) -> tuple[pa.Table, list[dict]]:
     """Training rows whose conversation is also in another split are rejected: sources overlap, and bring their own
     test splits."""
-    groups, training = pc.coalesce(table["parent"], table["id"]), pc.equal(table["split"], "train")
-    held_out = pc.unique(pa.chunked_array([*groups.filter(pc.invert(training)).chunks], pa.string()))
-    held_out = pa.concat_arrays([held_out, pc.unique(table["id"].filter(pc.invert(training)))])
+    groups, training = pipeline.lineages(table), one_array(pc.equal(table["split"], "train"))
+    others = pc.invert(training)
+    held_out = pa.concat_arrays([pc.unique(groups.filter(others)), pc.unique(table["id"].filter(others))])
     leaked = pc.and_(training, pc.or_(pc.is_in(groups, held_out), pc.is_in(table["id"], held_out)))
     if not pc.any(leaked).as_py():
         return table, []

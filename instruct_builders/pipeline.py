@@ -176,6 +176,21 @@ def train_test_masks(groups: pa.Array | pa.ChunkedArray, test_size: float | int,
     return chosen[codes]
 
 
+def lineages(table: pa.Table) -> pa.Array:
+    """One key per row, the same for all rows that go back to one record: no split may part them.
+
+    A row's `parent` can itself be a row with a parent, as where a prompt was evolved round after round; what is left
+    is the last parent that is not in the table.
+    """
+    ids, parents = records.one_array(table["id"]), records.one_array(table["parent"])
+    found = pc.index_in(parents, ids).fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    found[pc.is_null(parents).to_numpy(zero_copy_only=False)] = -1
+    roots = np.where(found < 0, np.arange(len(found)), found)
+    for _ in range(len(roots).bit_length()):  # each pass doubles the way that is gone; a circle ends it as well
+        roots = roots[roots]
+    return pc.coalesce(parents, ids).take(pa.array(roots))
+
+
 def _with_test(splits: dict[str, pa.Table], test_size: float | int, seed: int) -> dict[str, pa.Table]:
     if "test" in splits or "train" not in splits:
         raise ConfigError(
@@ -183,7 +198,7 @@ def _with_test(splits: dict[str, pa.Table], test_size: float | int, seed: int) -
             "'train', and only where there is none. Leave test_size out, or name the files to read."
         )
     train = splits["train"]
-    mask = train_test_masks(pc.coalesce(train["parent"], train["id"]), test_size, seed)
+    mask = train_test_masks(lineages(train), test_size, seed)
     return {**splits, "train": train.filter(pa.array(~mask)), "test": train.filter(pa.array(mask))}
 
 

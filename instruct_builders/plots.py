@@ -52,12 +52,12 @@ def mixture_picture(table: Sequence[dict]) -> bytes:
     return buffer.getvalue()
 
 
-def novelty_histogram(scores: Sequence[float], threshold: float) -> bytes:
+def novelty_histogram(scores: Sequence[float], threshold: float | None = None) -> bytes:
     """A PNG: how many generated instructions are how much like the nearest one before them.
 
     Args:
         scores (`Sequence[float]`): ROUGE-L F with the nearest earlier text, between 0 and 1, one per candidate.
-        threshold (`float`): Above it a candidate was refused; marked by a line.
+        threshold (`float`, *optional*): Above it a candidate was refused; marked by a line.
 
     Returns:
         `bytes`: The same for the same scores and version of matplotlib.
@@ -69,11 +69,13 @@ def novelty_histogram(scores: Sequence[float], threshold: float) -> bytes:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     edges = [number / 20 for number in range(21)]
-    refused = [score for score in scores if score > threshold]
-    kept = [score for score in scores if score <= threshold]
+    limit = 1.0 if threshold is None else threshold
+    refused = [score for score in scores if score > limit]
+    kept = [score for score in scores if score <= limit]
     labels = [f"kept ({len(kept):,})", f"refused ({len(refused):,})"]
     axes.hist([kept, refused], edges, stacked=True, color=[DRAWN, HAD], label=labels, edgecolor="white")
-    axes.axvline(threshold, color="black", linewidth=1, linestyle="--", label=f"threshold {threshold:g}")
+    if threshold is not None:
+        axes.axvline(threshold, color="black", linewidth=1, linestyle="--", label=f"threshold {threshold:g}")
     axes.set_xlim(0, 1)
     axes.set_xlabel("ROUGE-L F with the nearest instruction before")
     axes.set_ylabel("instructions")

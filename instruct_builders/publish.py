@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import PublishError
+from .generate import demo_data
 from .outgoing import difference, list_files, other_folders, refuse_secrets
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def publish(
     first_wait: float = 1.0,
     dry_run: bool = False,
     replace: bool = False,
+    allow_demo_data: bool = False,
 ) -> PublishResult:
     """Publishes a built dataset or a released model: every file searched for credentials, one commit, then the tag.
 
@@ -99,6 +101,8 @@ def publish(
         dry_run (`bool`, *optional*, defaults to `False`): Search and list only, without any request to the Hub.
         replace (`bool`, *optional*, defaults to `False`): Whether data of other configurations in the repository may
             be deleted; the card of this directory would no longer name it.
+        allow_demo_data (`bool`, *optional*, defaults to `False`): Whether rows that the scripted demo server wrote,
+            and no language model, may be published.
 
     Returns:
         [`PublishResult`]: Where it is, and what was sent, left out and deleted.
@@ -117,6 +121,11 @@ def publish(
             logging.INFO if expected else logging.WARNING,
             "%s is not published: a pickle, hidden, half-written, or rejected rows",
             name,
+        )
+    if not allow_demo_data and (found := demo_data.find(files)):
+        raise PublishError(
+            f"{found} holds rows of {demo_data.DEMO_MODEL}, which no language model wrote, and nothing was published: "
+            "generate them with a model, or say allow_demo_data=True (allow_demo_data: true in a recipe)."
         )
     token = token or get_token()
     refuse_secrets(Path(directory), files, token)

@@ -16,6 +16,7 @@ REQUIRED = {
     "data": {"data_files": "x.json", "output_dir": "out"},
     "sft": {"model_name_or_path": "org/model", "dataset_name": "org/data", "output_dir": "out"},
     "flan": {"output_dir": "out"},
+    "generate": {"output_dir": "out"},
 }
 
 
@@ -27,6 +28,10 @@ def config_classes(kind: str) -> tuple[type, ...]:
         import transformers
 
         return (flan_t5.Seq2SeqArguments, transformers.Seq2SeqTrainingArguments)
+    if kind == "generate":
+        import generate
+
+        return (generate.GenerateArguments, *generate.METHODS.values())
     import sft
     import trl
 
@@ -36,7 +41,7 @@ def config_classes(kind: str) -> tuple[type, ...]:
 def test_the_yamls_are_all_here():
     """At least as many as there were: a YAML that is lost, or renamed to a kind that nobody parses, is noticed."""
     kinds = Counter(path.stem.split("_")[0] for path in YAMLS if path.parent.name != "accelerate")
-    least = {"data": 3, "sft": 5, "flan": 3}
+    least = {"data": 8, "sft": 5, "flan": 3, "generate": 8}
     assert all(kinds[kind] >= number for kind, number in least.items())
     assert kinds.keys() <= REQUIRED.keys()
 
