@@ -229,12 +229,13 @@ def _tree(group: Mapping, path: str, parts: dict, leaves: dict[str, Leaf], count
 
 
 def _group(entry: Mapping, sources: Mapping) -> mix.Mixture:
-    given = {name: entry[name] for name in ("cap", "temperature", "weights_by", "max_epochs") if name in entry}
+    given = {name: entry[name] for name in ("weight", "max_epochs", "weights_by") if name in entry}
+    rules = {name: entry[name] for name in ("cap", "temperature") if name in entry}
     if entry.get("preset") is None:
-        return mix.Mixture(sources, weight=entry.get("weight"), **given)
-    if given:
-        raise ConfigError(f"mixture: preset: {entry['preset']} sets {', '.join(given)} itself: give one or the other.")
-    return replace(mix.preset(entry["preset"], sources), weight=entry.get("weight"))
+        return mix.Mixture(sources, **given, **rules)
+    if rules:
+        raise ConfigError(f"mixture: preset: {entry['preset']} sets {', '.join(rules)} itself: give one or the other.")
+    return replace(mix.preset(entry["preset"], sources), **given)
 
 
 def _source(part: pa.Table, entry: Mapping, count_tokens) -> mix.Source:
