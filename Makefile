@@ -43,6 +43,8 @@ bench: env
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/supervision_table.py
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python benchmarks/supervision_speed.py
 	$(BIN)/python benchmarks/mixing.py
+	$(BIN)/python benchmarks/novelty.py
+	$(BIN)/python benchmarks/generation.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

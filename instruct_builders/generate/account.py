@@ -1,0 +1,39 @@
+"""What a run asked, received, threw away and spent, as plain numbers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+TRANSPORT_REASONS = ("rate_limited", "overloaded", "server_error", "connection", "timeout")
+
+
+def of(engine: Engine, sent: Counter) -> dict:
+    """The account of an engine; `sent` counts what its transport did. Documented at [`Engine.account`]."""
+    total = sum(engine.purposes.values(), Counter())
+    tokens = {name: total[name] for name in ("prompt_tokens", "completion_tokens")}
+    return {
+        "model": engine.model,
+        "server": None if engine.base_url is None else str(engine.base_url),
+        "demo": engine.demo,
+        "journal": str(engine.journal_path),
+        "questions": {name: total[name] for name in ("asked", "answered", "failed", "replies")},
+        "usage": {**tokens, "estimated_replies": total["estimated"]},
+        "cost": engine.budget.charge(*tokens.values())["cost"] if engine.prices else None,
+        "reasons": dict(sorted(engine.reasons.items())),
+        "purposes": {name: dict(sorted(counts.items())) for name, counts in sorted(engine.purposes.items())},
+        "rejected": dict(sorted(engine.rejected.items())),
+        "run": {
+            "from_journal": engine.counts["from_journal"],
+            "repeated": engine.counts["retries"],
+            **{name: sent[name] for name in ("requests", "replies", "given_up", *TRANSPORT_REASONS)},
+            "spent": dict(engine.budget.spent),
+            "spent_before": dict(engine.budget.before),
+            "seconds": round((engine.ended or time.monotonic()) - engine.started, 3),
+            "stopped": None if engine.stopped is None else str(engine.stopped),
+        },
+    }

@@ -1,0 +1,300 @@
+"""recipes/generate.py against the scripted server: the directory it leaves, its exit codes, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import arguments
+import build
+import datasets
+import pytest
+import yaml
+
+pytest.importorskip("openai", reason="the extra 'generate' is not installed")
+pytest.importorskip("aiohttp", reason="the extra 'generate' is not installed")
+
+import generate
+
+from instruct_builders import load_dataset, plots
+from instruct_builders.errors import ConfigError, PublishError
+from instruct_builders.publish import publish
+
+ROOT = Path(__file__).resolve().parents[2]
+YAMLS = sorted((ROOT / "recipes").rglob("generate*.yaml"))
+
+
+def flags(out: Path, *more: str, method: str = "self_instruct") -> list[str]:
+    folders = ["--output_dir", str(out), "--cache_dir", str(out.parent / "cache")]
+    return ["--method", method, *folders, "--progress", "false", *more]
+
+
+def run(out: Path, *more: str, method: str = "self_instruct") -> int:
+    return generate.main(flags(out, "--demo", *more, method=method))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A scripted server in a process of its own; gives its base_url. Its log is `tmp_path/server.log`."""
+    running = []
+
+    def start(**options) -> str:
+        given = [part for key, value in options.items() for part in (f"--{key}", str(value))]
+        command = [sys.executable, "-m", "instruct_builders.generate.demo_server", "--port", "0"]
+        log = ["--log", str(tmp_path / "server.log")]
+        process = subprocess.Popen([*command, *log, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        running.append(process)
+        return process.stdout.readline().strip()
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def test_the_directory_is_a_dataset_that_says_who_wrote_it(tmp_path, capsys):
+    out = tmp_path / "out"
+    more = ("--target", "25", "--test_size", "0.2", "--prices", "{input: 1.0, output: 2.0}", "--title", "Trial")
+    assert run(out, *more) == 0
+    loaded = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "hf"))
+    assert set(loaded) == {"train", "test"} and len(loaded["train"]) > 15
+    rows = [row for split in loaded.values() for row in split]
+    assert {row["meta"]["generator"] for row in rows} == {"scripted-demo"}
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "no language model wrote this" in card and "temperature=0.7" in card
+    told = json.loads((out / "build.json").read_text(encoding="utf-8"))["generation"]
+    purposes = told["purposes"]
+    assert told["questions"]["asked"] == sum(counts["asked"] for counts in purposes.values())
+    assert told["yield"]["accepted"] >= 25 and told["settings"]["human_demonstrations"] == 6
+    tokens = told["usage"]
+    expected = (tokens["prompt_tokens"] + 2 * tokens["completion_tokens"]) / 1e6
+    assert told["cost"] == pytest.approx(expected)
+    report = told["yield"]
+    assert report["candidates"] == report["accepted"] + sum(report["dropped"].values())
+    assert plots.available() == (out / "picture-1.png").is_file()
+    said = capsys.readouterr().out
+    assert "seeds: 175 rows = 175 used + 0 rejected" in said and f"cost: {expected:.4f}" in said
+    assert {path.name for path in (tmp_path / "out.work").iterdir()} >= {"journal.sqlite", "pool.jsonl", "runs.jsonl"}
+
+
+def test_the_histogram_is_the_same_picture_for_the_same_scores():
+    if not plots.available():
+        pytest.skip("matplotlib (the extra 'report') is not installed")
+    picture = plots.novelty_histogram([0.0, 0.3, 0.7, 0.9], 0.7)
+    assert picture.startswith(b"\x89PNG") and picture == plots.novelty_histogram([0.0, 0.3, 0.7, 0.9], 0.7)
+    assert picture != plots.novelty_histogram([0.0, 0.3, 0.7, 0.9], 0.8)
+
+
+def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path, server):
+    """kill -9 at random moments; the directory and the work files are those of a run that nobody killed."""
+    url = server(latency=0.05, latency_sigma=0.5)
+    options = ["--target", "40", "--window", "8", "--demo", "--base_url", url, "--max_concurrency", "4"]
+    command = [sys.executable, str(ROOT / "recipes" / "generate.py")]
+    killed, whole, log = tmp_path / "killed" / "out", tmp_path / "whole" / "out", tmp_path / "server.log"
+
+    def answered() -> int:
+        return log.read_bytes().count(b"\n")
+
+    draw, kills = random.Random(5), 0
+    for _ in range(4):
+        enough = answered() + draw.randrange(5, 20)
+        process = subprocess.Popen(
+            [*command, *flags(killed, *options)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        while process.poll() is None and answered() < enough:
+            time.sleep(0.005)
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+    assert kills == 4 and not killed.exists()
+    assert generate.main(flags(killed, *options)) == 0
+    asked = answered()
+    assert generate.main(flags(whole, *options)) == 0
+    assert asked <= (answered() - asked) + 4 * kills  # again was asked at most what was under way at a kill
+    assert digests(killed) == digests(whole)
+    for name in ("generated.jsonl", "pool.jsonl", "dropped.jsonl"):
+        work = [folder.parent / "out.work" / name for folder in (killed, whole)]
+        assert work[0].read_bytes() == work[1].read_bytes()
+
+
+def test_exit_codes(tmp_path, server, capsys):
+    url = server(latency=0.3)
+    script = [sys.executable, str(ROOT / "recipes" / "generate.py")]
+    assert run(tmp_path / "a", "--max_requests", "3", "--target", "10") == 5
+    assert "max_requests=3 is reached" in capsys.readouterr().err and not (tmp_path / "a").exists()
+    assert run(tmp_path / "a", "--replay", "--target", "10") == 3
+    assert "holds no answer" in capsys.readouterr().err
+    wrong = subprocess.run(
+        [*script, *flags(tmp_path / "b")], capture_output=True, text=True, check=False, env=without_key()
+    )
+    assert wrong.returncode == 4
+    assert wrong.stderr.strip().splitlines()[-1] == "ConfigError: no LLM configured: set base_url or use --demo"
+    slow = flags(tmp_path / "c", "--demo", "--base_url", url, "--target", "500", "--max_concurrency", "2")
+    process = subprocess.Popen([*script, *slow], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while process.poll() is None and (tmp_path / "server.log").read_bytes().count(b"\n") < 3:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "run the same command to go on" in said and "Traceback" not in said
+    process = subprocess.Popen([*script, *slow], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()  # the seeds are read, and the engine is not there yet
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert run(tmp_path / "a", "--target", "10") == 0
+
+
+def without_key() -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("OPENAI_")}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--rounds", "3"], "rounds goes with method: evol_instruct, not with self_instruct"),
+        (["--treshold", "0.5"], "Did you mean 'threshold'"),
+        (["--api_key", "x"], "OPENAI_API_KEY"),
+        (["--format", "alpacca"], "Did you mean 'alpaca'"),
+        (["--transforms", "[exact_duplicate]"], "Did you mean 'exact_duplicates'"),
+        (["--push_to_hub"], "push_to_hub needs repo_id"),
+        (["--push_to_hub", "--repo_id", "me/data"], "no language model writes these rows"),
+        (["--model", "gpt"], "the demo server has only 'scripted-demo'"),
+        (["--target", "0"], "target=0"),
+        (["--local_model", "org/model"], "local_model needs no server"),
+        (["--max_cost", "1"], "max_cost needs prices"),
+    ],
+)
+def test_what_can_not_be_right_is_said_before_anything_is_asked(more, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        run(tmp_path / "out", *more)
+    assert not (tmp_path / "out.work" / "generated.jsonl").exists()
+
+
+def test_an_unknown_method_and_the_demo_model_by_accident(tmp_path):
+    with pytest.raises(ConfigError, match="Did you mean 'evol_instruct'"):
+        run(tmp_path / "out", method="evol_instruc")
+    with pytest.raises(ConfigError, match="it needs --demo"):
+        generate.main(flags(tmp_path / "out", "--model", "scripted-demo", "--base_url", "http://127.0.0.1:9/v1"))
+
+
+def test_demo_data_is_published_only_by_name(tmp_path):
+    out = tmp_path / "out"
+    assert run(out, "--target", "10") == 0
+    with pytest.raises(PublishError, match="which no language model wrote"):
+        publish(out, "me/data", dry_run=True)
+    assert publish(out, "me/data", dry_run=True, allow_demo_data=True).files
+    # Built anew by another recipe, build.json knows nothing of it, but the rows do.
+    again = tmp_path / "again"
+    folders = ["--output_dir", str(again), "--cache_dir", str(tmp_path / "cache")]
+    source = str(tmp_path / "out.work" / "generated.jsonl")
+    assert build.main(["--builder", "self_instruct", "--data_files", source, *folders]) == 0
+    assert "scripted-demo" not in (again / "build.json").read_text()
+    with pytest.raises(PublishError, match=r"default/train-00000-of-00001\.parquet holds rows of scripted-demo"):
+        publish(again, "me/data", dry_run=True)
+    pool = tmp_path / "pool"
+    folders = ["--output_dir", str(pool), "--cache_dir", str(tmp_path / "cache")]
+    source = str(tmp_path / "out.work" / "pool.jsonl")
+    assert build.main(["--builder", "self_instruct", "--data_files", source, *folders, "--format", "alpaca"]) == 0
+    with pytest.raises(PublishError, match="holds rows of scripted-demo"):
+        publish(pool, "me/data", dry_run=True)
+
+
+def test_other_data_is_published_as_before(tmp_path):
+    folders = ["--output_dir", str(tmp_path / "seeds"), "--cache_dir", str(tmp_path / "cache")]
+    assert build.main(["--builder", "self_instruct", "--data_files", "bundled", *folders]) == 0
+    assert publish(tmp_path / "seeds", "me/data", dry_run=True).files
+
+
+def test_what_is_generated_is_read_like_any_other_source(tmp_path):
+    assert run(tmp_path / "out", "--target", "12") == 0
+    work, cache = tmp_path / "out.work", str(tmp_path / "cache")
+    built = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "hf"))
+    rows = load_dataset("self_instruct", data_files=str(work / "generated.jsonl"), split="train", cache_dir=cache)
+    assert rows["id"][:] == built["id"][:] and len(set(rows["id"])) == len(rows)
+    pool = load_dataset("self_instruct", data_files=str(work / "pool.jsonl"), split="train", cache_dir=cache)
+    assert pool["messages"][:] == rows["messages"][:] and pool["context"][:] == rows["context"][:]
+    (work / "pool.jsonl").write_text(
+        '{"instruction": "Name a river.", "instances": []}\n' * 2 + (work / "pool.jsonl").read_text()
+    )
+    options = {"data_files": str(work / "pool.jsonl"), "cache_dir": cache, "max_bad_fraction": 0.5}
+    assert load_dataset("self_instruct", split="train", **options)["messages"][:] == rows["messages"][:]
+
+
+def test_the_strictest_license_of_the_seeds_is_that_of_the_data(tmp_path):
+    path = tmp_path / "seeds.jsonl"
+    rows = [{"instruction": f"Name {n} rivers.", "license": name} for n, name in enumerate(["mit", "cc-by-nc-4.0"])]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(tmp_path / "out", "--data_files", str(path), method="answer") == 0
+    assert "license: cc-by-nc-4.0" in (tmp_path / "out" / "README.md").read_text()
+    assert run(tmp_path / "own", "--data_files", str(path), "--license", "apache-2.0", method="answer") == 0
+    assert "license: apache-2.0" in (tmp_path / "own" / "README.md").read_text()
+
+
+def test_a_model_in_this_process_instead_of_a_server(tmp_path, monkeypatch, capsys):
+    """A random Llama that ends a turn at every third token: what it says is nonsense, and kept all the same."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    monkeypatch.syspath_prepend(str(ROOT / "recipes" / "quickstart"))
+    import tiny_llama
+
+    model, questions = tmp_path / "model", [f"Name {n} rivers of the north." for n in range(6)]
+    tiny_llama.make(model, questions, vocab_size=400, hidden_size=32)
+    tokenizer, llama = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    tokenizer.chat_template = "{% for turn in messages %}{{ turn.content }}{% endfor %}"
+    tokenizer.save_pretrained(model)
+    llama.generation_config.eos_token_id = list(range(2, 300, 3))
+    llama.save_pretrained(model)
+    path = tmp_path / "asked.jsonl"
+    path.write_text("".join(json.dumps({"instruction": text}) + "\n" for text in questions))
+    torch.manual_seed(0)
+    more = ["--data_files", str(path), "--local_model", str(model), "--model", "tiny", "--max_failed", "0.9"]
+    given = ["--parameters", "{answer: {max_tokens: 40}}"]
+    assert generate.main(flags(tmp_path / "out", *more, *given, method="answer")) == 0
+    told = json.loads((tmp_path / "out" / "build.json").read_text())["generation"]
+    assert told["model"] == "tiny" and told["parameters"] == {"answer": {"temperature": 0.7, "max_tokens": 40}}
+    assert (
+        told["yield"]["accepted"] > 0 and "written by the model tiny" in (tmp_path / "out" / "README.md").read_text()
+    )
+    with pytest.raises(ConfigError, match="can't be loaded"):
+        generate.main(flags(tmp_path / "b", "--local_model", str(tmp_path / "nothing"), method="answer"))
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_each_yaml_runs(path, tmp_path):
+    """As it ships, but for its size: a few seeds, and few rows wanted."""
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    args, options = generate.parse(["--config", str(path), "--output_dir", str(tmp_path / "out")])
+    assert given.keys() <= vars(args).keys() | vars(options).keys()
+    small = ["--target", "6"] if "target" in given else []
+    if "target" not in given:
+        rows = [{"instruction": f"Explain why river number {n} floods in spring."} for n in range(5)]
+        (tmp_path / "seeds.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        small = ["--data_files", str(tmp_path / "seeds.jsonl")]
+    folders = ["--output_dir", str(tmp_path / "out"), "--cache_dir", str(tmp_path / "cache")]
+    assert generate.main(["--config", str(path), *folders, "--demo", "--progress", "false", *small]) == 0
+
+
+def test_the_yamls_are_all_here():
+    assert len(YAMLS) == 8
+
+
+def test_help_names_the_keys_of_every_method(capsys):
+    with pytest.raises(SystemExit):
+        arguments.parse((generate.GenerateArguments, *generate.METHODS.values()), ["--help"])
+    said = capsys.readouterr().out
+    for key in ("--journal", "--threshold", "--list_length", "--rounds", "--answers"):
+        assert key in said
