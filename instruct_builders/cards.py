@@ -15,6 +15,7 @@ from . import __version__, licenses
 from .records import REASONS
 
 TEMPLATE = Path(__file__).parent / "data" / "dataset_card.md.jinja"
+LISTED = 40  # sources in a table; more are summed up, and all are in build.json
 # The Hub's size classes: https://huggingface.co/docs/hub/datasets-cards
 SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 
@@ -41,6 +42,7 @@ def dataset_card(
         pictures (`dict[str, str]`, *optional*): Caption -> file in the directory.
     """
     config_name = build["config_name"]
+    files = sorted(build["sources"], key=lambda file: -file["rows_in"])[:LISTED] if _many(build) else build["sources"]
     license_id = build["license"]
     rows = sum(build["splits"].values())
     data = {
@@ -73,15 +75,16 @@ def dataset_card(
         config_name=config_name,
         splits=build["splits"],
         columns=list(info.features),
-        files=build["sources"],
-        license_note=license_note(license_id),
+        files=files,
+        more_files=len(build["sources"]) - len(files),
+        license_note=license_note(license_id, build["sources"]),
         reasons=build["rejected"],
         meanings=REASONS,
         rejected=sum(build["rejected"].values()),
         rows_in=sum(file["rows_in"] for file in build["sources"]),
         rows_out=rows,
         added=sum(entry.get("added", 0) for entry in [*build["sources"], *build["steps"]]),
-        mixture=build.get("mixture"),
+        mixture=_collapsed(build["mixture"]) if "mixture" in build else None,
         generation=build.get("generation"),
         absent=build.get("left_out", []),
         pictures=pictures or {},
@@ -98,13 +101,51 @@ def _made_by(build: dict) -> str:
     return f"a mixture of {len(drawn)} source{'s' if len(drawn) > 1 else ''}."
 
 
-def license_note(license_id: str | None) -> str:
-    """One sentence on what the license lets people do."""
+def _many(build: dict) -> bool:
+    return len(build["sources"]) > LISTED
+
+
+def _collapsed(mixture: dict) -> dict:
+    """The mixture with at most `LISTED` entries: where there are more, one per first part of their names."""
+    if len(mixture["table"]) <= LISTED:
+        return mixture
+    groups: dict[str, list[dict]] = {}
+    for entry in mixture["table"]:
+        groups.setdefault(entry["name"].split("/")[0], []).append(entry)
+    return {**mixture, "table": [_summed(name, entries) for name, entries in groups.items()]}
+
+
+def _summed(name: str, entries: list[dict]) -> dict:
+    if len(entries) == 1:
+        return entries[0]
+    absent = [entry for entry in entries if entry["left_out"]]
+    stated = {entry["license"] for entry in entries if entry["draws"]}
+    total = {key: sum(entry[key] for entry in entries) for key in ("rows", "rate", "share", "draws")}
+    why = f"all {len(entries)} sources, such as {absent[0]['name']}: {absent[0]['left_out']}" if absent else None
+    return {
+        "name": f"{name} ({len(entries)} sources" + (f", {len(absent)} left out)" if absent else ")"),
+        "license": licenses.strictest(stated) if stated - {None} else None,
+        "cap": None,
+        **total,
+        "rate": None,  # of each in its own group: their sum says nothing
+        "epochs": total["draws"] / total["rows"] if total["rows"] else 0.0,
+        "left_out": why if len(absent) == len(entries) else None,
+    }
+
+
+def license_note(license_id: str | None, files: list[dict] = ()) -> str:
+    """One sentence on what the license lets people do, and one on the sources that state none."""
     if not license_id:
         return "No source states a license: find out before you publish this or train on it for others."
+    note = f"License: `{license_id}`, the strictest among the sources."
     if licenses.is_non_commercial(license_id):
-        return f"License: `{license_id}`, the strictest among the sources. **Commercial use is not allowed.**"
-    return f"License: `{license_id}`, the strictest among the sources."
+        note += " **Commercial use is not allowed.**"
+    silent = [file["source"] for file in files if licenses.normalise(file["license"]) in ("unknown", "other")]
+    if silent:
+        shown = "; ".join(dict.fromkeys(map(cell, silent[:5])))
+        more = f" and {len(silent) - 5:,} more" if len(silent) > 5 else ""
+        note += f" Of {len(silent):,} sources the license is not known, and may forbid more: {shown}{more}."
+    return note
 
 
 def cell(text: str) -> str:

@@ -19,7 +19,7 @@ from .builder import code_digest
 from .errors import BuildError, ConfigError
 from .mixture_sources import Leaf
 from .pipeline import Built
-from .records import REJECTED, flat_turns, one_array
+from .records import flat_turns, one_array
 
 # Tokens that nobody counted: UTF-8 bytes of English text per token, a rule of thumb.
 BYTES_PER_TOKEN = 4
@@ -32,14 +32,16 @@ class Prepared:
 
     Args:
         plan ([`mix.Plan`]): What will be drawn; `plan.text()` is the table to read.
-        parts (`dict`): Leaf of the plan -> its training records.
+        train (`pa.Table`): The training records of all sources.
+        rows (`dict`): Leaf of the plan -> its rows in `train`, int64 in ascending order.
         rest (`dict`): The other splits, whole: split -> records.
         account (`dict`): What becomes `build.json`, but for what the draw adds.
         rejected (`list[dict]`): The lines of `rejected.jsonl`.
     """
 
     plan: mix.Plan
-    parts: dict[str, pa.Table]
+    train: pa.Table
+    rows: dict[str, np.ndarray]
     rest: dict[str, pa.Table]
     account: dict
     rejected: list[dict]
@@ -54,7 +56,7 @@ def prepare(
     num_proc: int | None = None,
     cache_dir: str | None = None,
     strict: bool = False,
-    count_tokens: Callable[[pa.Array], int] | None = None,
+    count_tokens: Callable[[pa.Array], np.ndarray] | None = None,
 ) -> Prepared:
     """Reads every source of a mixture, runs the transforms, splits, and plans the draw.
 
@@ -72,14 +74,15 @@ def prepare(
         cache_dir (`str`, *optional*): Where the builders' own results are kept.
         strict (`bool`, *optional*, defaults to `False`): Whether a source that can't be read is an error. Otherwise
             it is left out, its share goes to the others of its group, and table and card say so.
-        count_tokens (`Callable`, *optional*): Texts of all turns -> number of tokens. Without it tokens are estimated
-            as UTF-8 bytes / 4.
+        count_tokens (`Callable`, *optional*): Texts of turns -> tokens of each, int array of the same length. Without
+            it tokens are estimated as UTF-8 bytes / 4.
 
     Raises:
         ConfigError: For a key, preset, weight or transform that can't be; nothing has been read then.
         BuildError: If nothing is left, or `strict` and a source can't be read or a transform rejected rows.
     """
     leaves = mixture_sources.leaves_of(mixture)
+    _check_numbers(mixture, leaves, seed)
     transforms.check(steps)
     for leaf in leaves:
         mixture_sources.construct(leaf, test_size=test_size, seed=seed, cache_dir=cache_dir, strict=strict)
@@ -90,14 +93,16 @@ def prepare(
         raise BuildError(f"mixture: no source could be read:\n{why}")
     table, counts, dropped = pipeline.transformed(pa.concat_tables([result[0] for result in results]), steps)
     counts = [count for result in results for count in result[1]] + counts
-    table, leaked = _without_leaks(_with_test(table, test_size, seed))
+    hold_out = [leaf.name for leaf in leaves if leaf.holds_out]
+    table, leaked = pipeline.without_leaks(_with_test(table, test_size, seed, hold_out))
     lines = [line for result in results for line in result[2]] + dropped
-    if strict and any(line["stage"] != "read" for line in lines):
-        raise BuildError(f"strict: transforms rejected rows, such as:\n{quarantine.describe(dropped or lines)}")
+    if strict and lines:
+        raise BuildError(f"strict: {len(lines)} rows were rejected, the first:\n{quarantine.describe(lines)}")
     lines += leaked
     splits = {name: table.filter(pc.equal(table["split"], name)) for name in pc.unique(table["split"]).to_pylist()}
-    parts = _by_leaf(splits.pop("train", table.slice(0, 0)))
-    tree = _tree(mixture, "", parts, {leaf.name: leaf for leaf in leaves}, count_tokens)
+    train = splits.pop("train", table.slice(0, 0))
+    rows = _rows_of(train["share_of"])
+    tree = _tree(mixture, "", _sizes(train, rows, count_tokens), {leaf.name: leaf for leaf in leaves})
     plan = mix.plan(tree, total_size=mixture.get("total_size"), strict=strict)
     account = {
         "builder": "mixture",
@@ -116,7 +121,7 @@ def prepare(
         "code": code_digest(),
     }
     rest = {name: part.drop_columns(list(RIDERS)) for name, part in splits.items()}
-    return Prepared(plan, parts, rest, account, lines)
+    return Prepared(plan, train.drop_columns(list(RIDERS)), rows, rest, account, lines)
 
 
 def draw(
@@ -130,46 +135,54 @@ def draw(
         config_name (`str`, *optional*, defaults to `"default"`): Name of the configuration in the result.
         format_options (`dict`, *optional*): Passed on to [`formats.convert`].
     """
-    names = [name for name in prepared.parts if prepared.plan.draws.get(name)]
-    pool = pa.concat_tables([prepared.parts[name] for name in names])
-    tables = [pool, *prepared.rest.values()]
-    # Converted before the draw: a row that is drawn twice is converted once, and all splits get the same columns.
-    converted = formats.convert(
-        datasets.DatasetDict(zip(("train", *prepared.rest), map(datasets.Dataset, tables), strict=True)),
-        "record",
-        format,
-        **(format_options or {}),
-    )
-    ends = np.cumsum([len(prepared.parts[name]) for name in names])
-    starts = ends - [len(prepared.parts[name]) for name in names]
-    parts = {
-        name: converted["train"].select(range(start, end))
-        for name, start, end in zip(names, starts, ends, strict=True)
-    }
-    train = mix.draw(prepared.plan, parts, seed=prepared.account["seed"])
-    splits = {"train": train, **{name: converted[name] for name in prepared.rest}}
-    table = [{**entry, "license": _license(prepared.parts.get(entry["name"]))} for entry in prepared.plan.table]
-    repeated = sum(max(entry["draws"] - entry["rows"], 0) for entry in table)
+    names, which, numbers = mix.draw_indices(prepared.plan, prepared.account["seed"])
+    firsts = np.cumsum([0, *(len(prepared.rows[name]) for name in names)])
+    drawn = np.concatenate([prepared.rows[name] for name in names])[firsts[which] + numbers]
+    once, places = np.unique(drawn, return_inverse=True)
+    # Converted before they are repeated, and nothing that is not drawn; all splits get the same columns.
+    parts = {"train": datasets.Dataset(prepared.train).select(once)}
+    parts |= {name: datasets.Dataset(table) for name, table in prepared.rest.items()}
+    splits = formats.convert(datasets.DatasetDict(parts), "record", format, **(format_options or {}))
+    splits["train"] = splits["train"].select(places)
+    licenses = one_array(prepared.train["license"])
+    table = [
+        {**entry, "license": _license(licenses, prepared.rows.get(entry["name"]))} for entry in prepared.plan.table
+    ]
     account = {
         **prepared.account,
         "format": format,
         "config_name": config_name,
-        "license": pipeline.license_of(tables),
+        "license": pipeline.license_of([prepared.train.select(["license"]).take(once), *prepared.rest.values()]),
         "mixture": {
             "table": table,
-            "repeated": repeated,
-            "not_drawn": sum(max(entry["rows"] - entry["draws"], 0) for entry in table),
+            "repeated": len(drawn) - len(once),
+            "not_drawn": len(prepared.train) - len(once),
         },
     }
-    return Built(splits, account, list(prepared.rejected))
+    return Built(dict(splits), account, list(prepared.rejected))
 
 
-def _with_test(table: pa.Table, test_size: float | int, seed: int) -> pa.Table:
-    """Conversations moved from `train` to `test`, of those sources that have no test rows of their own."""
+def _check_numbers(mixture: Mapping, leaves: list[Leaf], seed: int) -> None:
+    """Raises for weights, caps and temperatures that can't be, by a plan over sources of any size."""
+    total = mixture.get("total_size")
+    if total is not None and (not isinstance(total, int) or isinstance(total, bool) or total < 1):
+        raise ConfigError(f"mixture: total_size={total!r}: a number of rows above 0 is allowed.")
+    if seed < 0:
+        raise ConfigError(f"seed={seed}: 0 or more is allowed.")
+    sizes = {f"{leaf.name}/any" if "by" in leaf.given else leaf.name: (1000, 1000) for leaf in leaves}
+    mix.plan(_tree(mixture, "", sizes, {leaf.name: leaf for leaf in leaves}))
+
+
+def _with_test(table: pa.Table, test_size: float | int, seed: int, hold_out: list[str]) -> pa.Table:
+    """Conversations moved from `train` to `test`, of those sources that have no test rows of their own.
+
+    Never of those in `hold_out`: their prompts show other rows, which only the builder can keep out of them.
+    """
     if not test_size:
         return table
-    have_one = pc.unique(table["leaf"].filter(pc.equal(table["split"], "test")))
-    movable = pc.and_(pc.equal(table["split"], "train"), pc.invert(pc.is_in(table["leaf"], have_one)))
+    have_one = pc.unique(table["leaf"].filter(pc.equal(table["split"], "test"))).to_pylist()
+    fixed = pa.array([*have_one, *hold_out], pa.string())
+    movable = pc.and_(pc.equal(table["split"], "train"), pc.invert(pc.is_in(table["leaf"], fixed)))
     if not pc.any(movable).as_py():
         return table
     groups = pc.array_filter(pipeline.lineages(table), one_array(movable))
@@ -179,49 +192,42 @@ def _with_test(table: pa.Table, test_size: float | int, seed: int) -> pa.Table:
     return table.set_column(table.column_names.index("split"), "split", split)
 
 
-def _without_leaks(table: pa.Table) -> tuple[pa.Table, list[dict]]:
-    """Training rows whose conversation is also in another split are rejected: sources overlap, and bring their own
-    test splits."""
-    groups, training = pipeline.lineages(table), one_array(pc.equal(table["split"], "train"))
-    others = pc.invert(training)
-    held_out = pa.concat_arrays([pc.unique(groups.filter(others)), pc.unique(table["id"].filter(others))])
-    leaked = pc.and_(training, pc.or_(pc.is_in(groups, held_out), pc.is_in(table["id"], held_out)))
-    if not pc.any(leaked).as_py():
-        return table, []
-    bad = table.filter(leaked)
-    why = {"reason": "dup_content", "field": None, "detail": "the conversation is in a split that is held out"}
-    bad = bad.append_column("rejected", pa.repeat(pa.scalar(why, REJECTED), len(bad)))
-    return table.filter(pc.invert(leaked)), pipeline.rejected_lines(bad, "mixture")
+def _rows_of(names: pa.ChunkedArray) -> dict[str, np.ndarray]:
+    """Where each leaf's rows are, in one pass however they lie."""
+    encoded = one_array(names).dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    order = np.argsort(codes, kind="stable")
+    bounds = np.cumsum(np.bincount(codes, minlength=len(encoded.dictionary)))[:-1]
+    return dict(zip(encoded.dictionary.to_pylist(), np.split(order, bounds), strict=True)) if len(codes) else {}
 
 
-def _by_leaf(train: pa.Table) -> dict[str, pa.Table]:
-    """The rows of each leaf: slices where they lie together, as builders emit them, and copies where they don't."""
-    runs = pc.run_end_encode(one_array(train["share_of"]))
-    names, ends = runs.values.to_pylist(), runs.run_ends.to_pylist()
-    rows = train.drop_columns(list(RIDERS))
-    if len(set(names)) == len(names):
-        starts = [0, *ends[:-1]]
-        return {name: rows.slice(start, end - start) for name, start, end in zip(names, starts, ends, strict=True)}
-    return {name: rows.filter(pc.equal(train["share_of"], name)) for name in dict.fromkeys(names)}
+def _sizes(train: pa.Table, rows: dict[str, np.ndarray], count_tokens) -> dict[str, tuple[int, int]]:
+    """Rows and tokens of each leaf. Chunk by chunk: the texts of one source can be more than an array holds."""
+    tokens = [np.zeros(0, np.int64)]
+    for chunk in train["messages"].chunks:
+        texts = pc.struct_field(flat_turns(chunk), "content")
+        sizes = count_tokens(texts) if count_tokens else pc.binary_length(texts).fill_null(0).to_numpy()
+        ends = np.cumsum(pc.list_value_length(chunk).to_numpy(zero_copy_only=False))
+        tokens.append(np.diff(np.concatenate([[0], np.cumsum(sizes)])[np.concatenate([[0], ends])]))
+    tokens = np.concatenate(tokens)
+    divisor = 1 if count_tokens else BYTES_PER_TOKEN
+    return {name: (len(own), int(tokens[own].sum()) // divisor) for name, own in rows.items()}
 
 
-def _tree(group: Mapping, path: str, parts: dict, leaves: dict[str, Leaf], count_tokens) -> mix.Mixture:
-    """The mixture as `mix` wants it: every leaf with the rows that are there to draw from."""
+def _tree(group: Mapping, path: str, sizes: dict[str, tuple[int, int]], leaves: dict[str, Leaf]) -> mix.Mixture:
+    """The mixture as `mix` wants it: every leaf with the rows and tokens that are there to draw from."""
     sources = {}
     for name, entry in group["sources"].items():
         below = f"{path}/{name}" if path else name
         if "sources" in entry:
-            sources[name] = _tree(entry, below, parts, leaves, count_tokens)
+            sources[name] = _tree(entry, below, sizes, leaves)
         elif "by" in entry and leaves[below].missing is None:
-            own = {
-                key.removeprefix(f"{below}/"): _source(part, {}, count_tokens)
-                for key, part in parts.items()
-                if key.startswith(f"{below}/")
-            }
+            parts = [key for key in sizes if key.startswith(f"{below}/")]
+            own = {key.removeprefix(f"{below}/"): mix.Source(sizes[key][0], tokens=sizes[key][1]) for key in parts}
             own |= {task: mix.Source(0, missing=reason) for task, reason in leaves[below].left_out.items()}
             sources[name] = _group(entry, own)
-        elif below in parts:
-            sources[name] = _source(parts[below], entry, count_tokens)
+        elif below in sizes:
+            sources[name] = mix.Source(sizes[below][0], tokens=sizes[below][1], **_numbers(entry))
         else:
             why = leaves[below].missing or "no training row is left after the transforms and the split"
             sources[name] = mix.Source(0, missing=why, **_numbers(entry))
@@ -238,15 +244,11 @@ def _group(entry: Mapping, sources: Mapping) -> mix.Mixture:
     return replace(mix.preset(entry["preset"], sources), **given)
 
 
-def _source(part: pa.Table, entry: Mapping, count_tokens) -> mix.Source:
-    texts = pc.struct_field(flat_turns(one_array(part["messages"])), "content")
-    tokens = count_tokens(texts) if count_tokens else (pc.sum(pc.binary_length(texts)).as_py() or 0) // BYTES_PER_TOKEN
-    return mix.Source(len(part), tokens=tokens, **_numbers(entry))
-
-
 def _numbers(entry: Mapping) -> dict:
     return {name: entry[name] for name in mixture_sources.SHARED_KEYS if name in entry}
 
 
-def _license(part: pa.Table | None) -> str | None:
-    return None if part is None else pipeline.license_of([part])
+def _license(licenses: pa.Array, rows: np.ndarray | None) -> str | None:
+    if rows is None or not len(rows):
+        return None
+    return pipeline.license_of([pa.table({"license": licenses.take(pa.array(rows))})])

@@ -33,6 +33,7 @@ class Leaf:
         given (`dict`): Its entry in the YAML.
         builder ([`InstructBuilder`], *optional*): `None` where it could not be made or read.
         missing (`str`, *optional*): Why it is left out.
+        holds_out (`bool`): Whether its builder holds out test rows itself, since its prompts show other rows.
         left_out (`dict`): With `by: task`, the tasks that could not be read, with the reason.
     """
 
@@ -40,6 +41,7 @@ class Leaf:
     given: dict
     builder: InstructBuilder | None = None
     missing: str | None = None
+    holds_out: bool = False
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -83,6 +85,11 @@ def _check_source(entry: object, where: str) -> None:
         raise ConfigError(f"{where}: no builder {entry['builder']!r}; there are {', '.join(BUILDERS)}.{hint}")
     if entry.get("by", "task") not in BY:
         raise ConfigError(f"{where}: by={entry['by']!r}: {', '.join(BY)} are allowed.")
+    options = entry.get("options") or {}
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"{where}: options={options!r}: a mapping of the builder's own options is allowed.")
+    for key in {"test_size", "seed"} & set(options):  # two sources of the same data must hold out the same rows
+        raise ConfigError(f"{where}: options: {key} is one for the whole mixture: set it beside `mixture`.")
     _check_preset(entry.get("preset"), where)
     transforms.check(entry.get("transforms") or [])
 
@@ -107,13 +114,11 @@ def construct(leaf: Leaf, *, test_size: float | int, seed: int, cache_dir: str |
     """
     cls, given = BUILDERS[leaf.given["builder"]], leaf.given
     options = {key: given[key] for key in BUILDER_KEYS if key in given} | dict(given.get("options") or {})
-    own = {each.name for each in fields(cls.BUILDER_CONFIG_CLASS)}
-    if "test_size" in own and test_size:
-        if not isinstance(test_size, float):
+    leaf.holds_out = "test_size" in {each.name for each in fields(cls.BUILDER_CONFIG_CLASS)}
+    if leaf.holds_out:
+        if test_size and not isinstance(test_size, float):
             raise ConfigError(f"test_size={test_size}: {leaf.name} holds out per task; give a share such as 0.02.")
-        options.setdefault("test_size", test_size)
-    if "seed" in own:
-        options.setdefault("seed", seed)
+        options |= {"test_size": test_size, "seed": seed}
     try:
         leaf.builder = cls(
             given.get("data_files"),

@@ -77,7 +77,8 @@ def build(
     if strict and dropped:
         first = quarantine.describe(dropped)
         raise BuildError(f"strict: transforms rejected {len(dropped)} rows, the first:\n{first}")
-    lines += dropped
+    kept, leaked = without_leaks(kept)
+    lines += dropped + leaked
     if not len(kept):
         raise BuildError(f"no row is left after {len(lines)} were rejected, the first:\n{quarantine.describe(lines)}")
     splits = {name: kept.filter(pc.equal(kept["split"], name)).drop_columns(["split", "row"]) for name in names}
@@ -143,13 +144,11 @@ def transformed(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table,
 
 def rejected_lines(bad: pa.Table, stage: str) -> list[dict]:
     """The lines of `rejected.jsonl` for records with `rejected`, `split` and `row`, rejected after reading."""
-    own = bad.select([name for name in bad.column_names if name in records.RECORD.names or name == "rejected"])
-    lines = []
-    for position, (source, split) in enumerate(zip(bad["source"].to_pylist(), bad["split"].to_pylist(), strict=True)):
-        places = {"row": bad["row"].to_numpy()[position : position + 1]}
-        row = own.drop_columns("source").slice(position, 1)
-        lines += quarantine.rejected_rows(row, stage=stage, split=split, file=source, places=places)
-    return lines
+    kept = [name for name in records.RECORD.names if name in bad.column_names and name != "source"]
+    own, places = bad.select([*kept, "rejected"]), {"row": bad["row"].to_numpy()}
+    lines = quarantine.rejected_rows(own, stage=stage, split=None, file="", places=places)
+    said = zip(bad["source"].to_pylist(), bad["split"].to_pylist(), strict=True)
+    return [{**line, "file": source, "split": split} for line, (source, split) in zip(lines, said, strict=True)]
 
 
 def train_test_masks(groups: pa.Array | pa.ChunkedArray, test_size: float | int, seed: int) -> np.ndarray:
@@ -174,6 +173,28 @@ def train_test_masks(groups: pa.Array | pa.ChunkedArray, test_size: float | int,
     chosen = np.zeros(total, dtype=bool)
     chosen[np.random.default_rng(seed).permutation(total)[:wanted]] = True
     return chosen[codes]
+
+
+def without_leaks(table: pa.Table) -> tuple[pa.Table, list[dict]]:
+    """Training rows whose conversation is also in another split are rejected: sources overlap, and bring their own
+    test splits.
+
+    Args:
+        table (`pa.Table`): Records with `split`.
+
+    Returns:
+        The rows that are left, and the lines of `rejected.jsonl`.
+    """
+    groups, training = lineages(table), records.one_array(pc.equal(table["split"], "train"))
+    ids, others = records.one_array(table["id"]), pc.invert(training)
+    held_out = pa.concat_arrays([pc.unique(groups.filter(others)), pc.unique(ids.filter(others))])
+    leaked = pc.and_(training, pc.or_(pc.is_in(groups, held_out), pc.is_in(ids, held_out)))
+    if not pc.any(leaked).as_py():
+        return table, []
+    bad = table.filter(leaked)
+    why = {"reason": "dup_content", "field": None, "detail": "the conversation is in a split that is held out"}
+    bad = bad.append_column("rejected", pa.repeat(pa.scalar(why, records.REJECTED), len(bad)))
+    return table.filter(pc.invert(leaked)), rejected_lines(bad, "leak")
 
 
 def lineages(table: pa.Table) -> pa.Array:

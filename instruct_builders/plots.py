@@ -39,14 +39,14 @@ def mixture_picture(table: Sequence[dict]) -> bytes:
     had = [100 * entry["rows"] / rows for entry in entries]
     axes.barh([place + 0.2 for place in places], had, 0.38, color=HAD, label=f"rows there are ({rows:,})")
     for place, share, entry in zip(places, shares, entries, strict=True):
-        note = f"{share:.1f}%" + (f", {entry['draws'] / entry['rows']:.1f} epochs" if entry["rows"] else "")
+        note = f"{share:.1f}%" + (f", {_epochs(entry)} epochs" if entry["rows"] else "")
         axes.annotate(note, (share, place - 0.2), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(list(places), [_short(entry["name"]) for entry in entries])
     axes.invert_yaxis()
     axes.set_xlabel("share in percent")
     axes.margins(x=0.18, y=0.01)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})  # no version: the same bytes
     return buffer.getvalue()
@@ -84,6 +84,11 @@ def novelty_histogram(scores: Sequence[float], threshold: float | None = None) -
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _epochs(entry: dict) -> str:
+    epochs = entry["draws"] / entry["rows"]
+    return f"{epochs:.1f}" if epochs >= 1 else f"{epochs:.2g}"
 
 
 def _largest(entries: list[dict]) -> list[dict]:

@@ -14,7 +14,7 @@ import arguments
 import pyarrow as pa
 
 from instruct_builders import directory, mixture_build, pipeline, plots, publish, quarantine
-from instruct_builders.errors import ConfigError, did_you_mean
+from instruct_builders.errors import ConfigError, SourceError, did_you_mean
 from instruct_builders.loading import BUILDERS
 
 
@@ -164,15 +164,18 @@ def mixed(args: BuildArguments) -> pipeline.Built | None:
     )
 
 
-def token_counter(name: str) -> Callable[[pa.Array], int]:
-    """Texts -> how many tokens they are for a tokenizer of that name, without those that a template adds."""
+def token_counter(name: str) -> Callable[[pa.Array], list[int]]:
+    """Texts -> how many tokens each is for a tokenizer of that name, without those that a template adds."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"mixture: tokenizer: {name!r} can't be loaded: {error}") from error
 
-    def count(texts: pa.Array, batch: int = 1000) -> int:
+    def count(texts: pa.Array, batch: int = 1000) -> list[int]:
         slices = (texts.slice(start, batch).to_pylist() for start in range(0, len(texts), batch))
-        return sum(sum(map(len, tokenizer(some, add_special_tokens=False)["input_ids"])) for some in slices)
+        return [len(ids) for some in slices for ids in tokenizer(some, add_special_tokens=False)["input_ids"]]
 
     return count
 

@@ -124,7 +124,7 @@ def test_a_source_with_its_own_test_split_keeps_it_and_leaks_are_rejected(files,
     out = run(tmp_path, {"sources": given})
     assert account(out)["rejected"] == {"dup_content": 20}  # twenty of `big` are test rows of `own`
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
-    assert {line["stage"] for line in rejected} == {"mixture"}
+    assert {line["stage"] for line in rejected} == {"leak"}
     assert account(out)["splits"]["test"] == 20
 
 
@@ -236,3 +236,49 @@ def test_flan_tasks_are_sources_and_no_prompt_shows_a_test_row(files, tmp_path):
     assert len(told["test"]) == 15 and len(own) == 15
     shown = " ".join(turn["content"] for row in told["train"] for turn in row["messages"]).split()
     assert len(shown) > 200 and not own & set(shown)
+
+
+def test_a_training_row_that_is_a_test_row_is_rejected_in_a_single_build_too(tmp_path, files):
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps(pairs(5, 20)), encoding="utf-8")
+    given = ["--data_files", f"{{train: {files['big']}, test: {own}}}", "--cache_dir", str(tmp_path / "cache")]
+    build.main(["--builder", "alpaca", *given, "--output_dir", str(tmp_path / "out")])
+    assert account(tmp_path / "out")["rejected"] == {"dup_content": 20}
+    assert account(tmp_path / "out")["splits"] == {"train": 280, "test": 20}
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"test_size": 0}])
+def test_a_few_shot_source_can_not_hold_out_other_rows_than_the_rest(tmp_path, change):
+    flan = {"builder": "flan", "data_files": "bundled", "options": change}
+    with pytest.raises(ConfigError, match="one for the whole mixture"):
+        run(tmp_path, {"sources": {"flan": flan}})
+    with pytest.raises(ConfigError, match="a mapping"):
+        run(tmp_path, {"sources": {"flan": {**flan, "options": 3}}})
+
+
+@pytest.mark.parametrize("change", [{"cap": 0}, {"temperature": 0}, {"total_size": "100"}, {"weights_by": "words"}])
+def test_numbers_that_can_not_be_fail_before_anything_is_read(tmp_path, change):
+    gone = {"builder": "alpaca", "data_files": str(tmp_path / "gone.json")}  # reading would find this out
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        run(tmp_path, {"sources": {"gone": gone}, **change})
+
+
+def test_tasks_that_lie_mixed_up_are_told_apart(tmp_path):
+    rows = [
+        {
+            "inputs": f"Question {n}?",
+            "targets": f"answer {n}",
+            "task_name": f"task{n % 50}",
+            "task_source": "Flan2021",
+            "template_type": "zs_opt",
+        }
+        for n in range(1000)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    flan = {"builder": "flan", "data_files": str(tmp_path / "rows.jsonl"), "options": {"collection": "flan"}}
+    out = run(tmp_path, {"total_size": 500, "sources": {"flan": {**flan, "by": "task"}}})
+    assert set(drawn(out).values()) == {10} and len(drawn(out)) == 50
+    train = datasets.load_dataset(str(out), split="train", cache_dir=str(tmp_path / "hf"))
+    assert {name: train["task"].count(name) for name in set(train["task"])} == {f"task{n}": 10 for n in range(50)}
+    card = (out / "README.md").read_text(encoding="utf-8")
+    assert "| flan (50 sources) |" in card and "task49" not in card.split("---")[2]
