@@ -12,7 +12,7 @@ each round runs all of them. Memory is that of a second process.
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.metadata
 import json
 import os
 import resource
@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 from timing import RESULTS, cpu_so_far, write_report
 
-from instruct_builders.transforms import compiled, shingles, similar_sets
+from instruct_builders.transforms import shingles, similar_sets
 from instruct_builders.transforms.near_duplicates import near_duplicates, row_sets
 
 THRESHOLD, WORDS, VOCABULARY, PERMUTATIONS, BANDS = 0.7, 100, 50_000, 128, 32
@@ -180,7 +180,7 @@ def main() -> None:
     texts = made_up_texts(options.rows)
     table = table_of(texts)
     rejected = near_duplicates(table.slice(0, 100)).num_rows  # compiles, where numba is there
-    loops = compiled.loops()
+    loops = shingles.loops()
     seconds = defaultdict(list)
     for _ in range(options.rounds):
         for name, with_loops in {"ours": loops, "ours_without_numba": None}.items():
@@ -188,7 +188,7 @@ def main() -> None:
             start = cpu_so_far()
             result = near_duplicates(table)
             seconds[name].append((cpu_so_far() - start) / len(texts))
-        shingles.loops = similar_sets.loops = compiled.loops
+        shingles.loops = similar_sets.loops = lambda: loops
         for name, function in peers.items():
             some = texts if name == "rensa" else texts[: max(1, len(texts) // 10)]
             start = cpu_so_far()
@@ -216,7 +216,7 @@ def main() -> None:
         "Near duplicates: rows per CPU-second, recall and precision against brute force, memory",
         ["numpy", "pyarrow"],
         command=f"python benchmarks/dedup.py --rows {options.rows} --rounds {options.rounds}",
-        peers={name: getattr(sys.modules[name], "__version__", "unknown") for name in peers},
+        peers={name: importlib.metadata.version(name) for name in peers},
         numba=getattr(sys.modules.get("numba"), "__version__", None),
         results={
             "rows": options.rows,

@@ -34,6 +34,7 @@ class Prepared:
         plan ([`mix.Plan`]): What will be drawn; `plan.text()` is the table to read.
         train (`pa.Table`): The training records of all sources.
         rows (`dict`): Leaf of the plan -> its rows in `train`, int64 in ascending order.
+        tokens (`np.ndarray`): Of each row in `train`.
         rest (`dict`): The other splits, whole: split -> records.
         account (`dict`): What becomes `build.json`, but for what the draw adds.
         rejected (`list[dict]`): The lines of `rejected.jsonl`.
@@ -42,6 +43,7 @@ class Prepared:
     plan: mix.Plan
     train: pa.Table
     rows: dict[str, np.ndarray]
+    tokens: np.ndarray
     rest: dict[str, pa.Table]
     account: dict
     rejected: list[dict]
@@ -102,7 +104,9 @@ def prepare(
     splits = {name: table.filter(pc.equal(table["split"], name)) for name in pc.unique(table["split"]).to_pylist()}
     train = splits.pop("train", table.slice(0, 0))
     rows = _rows_of(train["share_of"])
-    tree = _tree(mixture, "", _sizes(train, rows, count_tokens), {leaf.name: leaf for leaf in leaves})
+    tokens = _tokens(train, count_tokens)
+    sizes = {name: (len(own), int(tokens[own].sum())) for name, own in rows.items()}
+    tree = _tree(mixture, "", sizes, {leaf.name: leaf for leaf in leaves})
     plan = mix.plan(tree, total_size=mixture.get("total_size"), strict=strict)
     account = {
         "builder": "mixture",
@@ -121,7 +125,7 @@ def prepare(
         "code": code_digest(),
     }
     rest = {name: part.drop_columns(list(RIDERS)) for name, part in splits.items()}
-    return Prepared(plan, train.drop_columns(list(RIDERS)), rows, rest, account, lines)
+    return Prepared(plan, train.drop_columns(list(RIDERS)), rows, tokens, rest, account, lines)
 
 
 def draw(
@@ -201,17 +205,16 @@ def _rows_of(names: pa.ChunkedArray) -> dict[str, np.ndarray]:
     return dict(zip(encoded.dictionary.to_pylist(), np.split(order, bounds), strict=True)) if len(codes) else {}
 
 
-def _sizes(train: pa.Table, rows: dict[str, np.ndarray], count_tokens) -> dict[str, tuple[int, int]]:
-    """Rows and tokens of each leaf. Chunk by chunk: the texts of one source can be more than an array holds."""
+def _tokens(train: pa.Table, count_tokens) -> np.ndarray:
+    """Tokens of each row. Chunk by chunk: the texts of one source can be more than an array holds."""
     tokens = [np.zeros(0, np.int64)]
     for chunk in train["messages"].chunks:
         texts = pc.struct_field(flat_turns(chunk), "content")
         sizes = count_tokens(texts) if count_tokens else pc.binary_length(texts).fill_null(0).to_numpy()
         ends = np.cumsum(pc.list_value_length(chunk).to_numpy(zero_copy_only=False))
         tokens.append(np.diff(np.concatenate([[0], np.cumsum(sizes)])[np.concatenate([[0], ends])]))
-    tokens = np.concatenate(tokens)
-    divisor = 1 if count_tokens else BYTES_PER_TOKEN
-    return {name: (len(own), int(tokens[own].sum()) // divisor) for name, own in rows.items()}
+    counted = np.concatenate(tokens)
+    return counted if count_tokens else -(-counted // BYTES_PER_TOKEN)
 
 
 def _tree(group: Mapping, path: str, sizes: dict[str, tuple[int, int]], leaves: dict[str, Leaf]) -> mix.Mixture:

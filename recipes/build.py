@@ -13,7 +13,7 @@ from pathlib import Path
 import arguments
 import pyarrow as pa
 
-from instruct_builders import directory, mixture_build, pipeline, plots, publish, quarantine
+from instruct_builders import directory, mix, mixture_build, pipeline, plots, publish, quarantine
 from instruct_builders.errors import ConfigError, SourceError, did_you_mean
 from instruct_builders.loading import BUILDERS
 
@@ -38,6 +38,9 @@ class BuildArguments:
     max_chars: int | None = None
     control_tokens: str = "reject"
     transforms: list | None = None
+    quality: str = "none"  # none, classic, default, or a preset's YAML file; runs after the transforms
+    dedup: str = "none"  # none, exact or near
+    decontaminate: list[str] | None = None  # evaluation sets (names, files, Hub ids) that must not be trained on
     format: str = "messages"
     template: str | None = None  # a Jinja chat template's file, for format: text
     test_size: float | int = 0
@@ -56,6 +59,8 @@ class BuildArguments:
     replace: bool = False  # whether a push may delete other configurations' data
 
 
+MOST = 200  # lines of a plan that are printed, largest sources first; build.json has them all
+DEDUP = {"none": [], "exact": ["exact_duplicates"], "near": ["exact_duplicates", "near_duplicates"]}
 # Said per source where there is a mixture.
 PER_SOURCE = (
     *("data_files", "data_config", "options", "revision", "columns", "field", "license"),
@@ -113,6 +118,10 @@ def check(args: BuildArguments) -> None:
         misplaced = [name for name in PER_SOURCE if getattr(args, name) != defaults[name]]
         if misplaced:
             raise ConfigError(f"{', '.join(misplaced)}: with mixture, this is said per source, in mixture: sources.")
+    if args.dedup not in DEDUP:
+        hint = did_you_mean(args.dedup, DEDUP)
+        more = " semantic_duplicates needs embeddings: call it from Python." if args.dedup == "semantic" else hint
+        raise ConfigError(f"dedup: {args.dedup!r} is none of {', '.join(DEDUP)}.{more}")
     if args.push_to_hub and not args.repo_id:
         raise ConfigError("push_to_hub needs repo_id: org/name.")
     if args.push_to_hub:
@@ -121,6 +130,17 @@ def check(args: BuildArguments) -> None:
         raise ConfigError(f"template goes with format: text, not {args.format}.")
     if not args.plan_only:
         directory.check_target(args.output_dir, args.config_name, args.max_shard_size, args.overwrite)
+
+
+def steps(args: BuildArguments) -> list[str | dict]:
+    """The transforms, then what the three keys stand for: the better rows of a cluster are known after the scores."""
+    chosen = [*(args.transforms or [])]
+    if args.quality != "none":
+        chosen.append({"quality": {"preset": args.quality}})
+    chosen += DEDUP[args.dedup]
+    if args.decontaminate:
+        chosen.append({"decontaminate": {"against": args.decontaminate}})
+    return chosen
 
 
 def single(args: BuildArguments) -> pipeline.Built:
@@ -132,7 +152,7 @@ def single(args: BuildArguments) -> pipeline.Built:
     builder = cls(args.data_files, config_name=args.data_config, format="record", **options)
     return pipeline.build(
         builder,
-        steps=args.transforms or [],
+        steps=steps(args),
         format=args.format,
         test_size=test_size,
         seed=args.seed,
@@ -148,7 +168,7 @@ def mixed(args: BuildArguments) -> pipeline.Built | None:
     tokenizer = args.mixture.get("tokenizer")
     prepared = mixture_build.prepare(
         args.mixture,
-        steps=args.transforms or [],
+        steps=steps(args),
         test_size=args.test_size,
         seed=args.seed,
         num_proc=args.num_proc,
@@ -156,12 +176,16 @@ def mixed(args: BuildArguments) -> pipeline.Built | None:
         strict=args.strict,
         count_tokens=token_counter(tokenizer) if tokenizer else None,
     )
-    print(f"tokens: {prepared.account['tokens']}\n{prepared.plan.text()}")
+    print(f"tokens: {prepared.account['tokens']}\n{prepared.plan.text(most=MOST)}")
     if args.plan_only:
         return None
-    return mixture_build.draw(
-        prepared, format=args.format, config_name=args.config_name, format_options=format_options(args)
+    options = {"format": args.format, "config_name": args.config_name, "format_options": format_options(args)}
+    built = mixture_build.draw(prepared, **options)
+    print("drawn:")
+    print(
+        mix.Plan(built.build["mixture"]["table"], prepared.plan.total_size, prepared.plan.weights_by).text(most=MOST)
     )
+    return built
 
 
 def token_counter(name: str) -> Callable[[pa.Array], list[int]]:

@@ -19,6 +19,8 @@ HOMES = {
     "huggingface_hub": ("instruct_builders/publish.py", "instruct_builders/sources.py", "trainers/release.py"),
     "jinja2": ("instruct_builders/cards.py", "instruct_builders/formats/", "trainers/"),  # templates and cards
     "argparse": ("recipes/", "benchmarks/"),
+    "numba": ("instruct_builders/transforms/compiled.py",),
+    "matplotlib": ("instruct_builders/plots.py",),
     **dict.fromkeys(TENSORS, ("trainers/", "recipes/", "benchmarks/")),
 }
 

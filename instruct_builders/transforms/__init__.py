@@ -21,8 +21,13 @@ from ..errors import ConfigError, did_you_mean
 from . import flat
 from .blocked import blocked_words
 from .clean import error_page, html_to_markdown, strip_whitespace, ui_residue
+from .decontaminate import decontaminate
 from .dedup import duplicate_ids, exact_duplicates
+from .evaluation_sets import named
 from .language import language
+from .near_duplicates import near_duplicates, semantic_duplicates
+from .quality import check_quality
+from .quality import load as load_preset
 from .split import split_long
 from .turns import alternation, empty_turns, no_input_markers, role_names, too_short, trim_turns
 
@@ -41,9 +46,15 @@ TRANSFORMS: dict[str, Callable[..., pa.Table]] = {
     "language": language,
     "exact_duplicates": exact_duplicates,
     "duplicate_ids": duplicate_ids,
+    "near_duplicates": near_duplicates,
+    "semantic_duplicates": semantic_duplicates,
+    "decontaminate": decontaminate,
     "split_long": split_long,
+    "quality": check_quality,
 }
-WHOLE_TABLE = frozenset({"exact_duplicates", "duplicate_ids"})
+WHOLE_TABLE = frozenset(
+    {"exact_duplicates", "duplicate_ids", "near_duplicates", "semantic_duplicates", "decontaminate"}
+)
 SPLITTING = frozenset({"split_long"})  # the only ones that add rows; they give the new rows their ids
 
 # What FastChat does to ShareGPT's export by default, in its order. Its key for duplicates is the first answer and the
@@ -135,6 +146,10 @@ def _checked(step: str | dict) -> tuple[str, dict]:
         if key not in allowed:
             known = f"its parameters are {', '.join(allowed)}" if allowed else "it has none"
             raise ConfigError(f"{name}: {key!r} is no parameter; {known}.{did_you_mean(str(key), allowed)}")
+    if name == "quality":  # its own names, in the preset, are checked before a row is read
+        load_preset((parameters or {}).get("preset", "default"))
+    if name == "decontaminate":
+        named((parameters or {}).get("against", ()))
     return name, dict(parameters or {})
 
 

@@ -251,3 +251,32 @@ def test_the_recipe_as_a_command(source, tmp_path):
     assert failed.stderr.splitlines()[-1].startswith(
         "ConfigError: --tets_size: unknown key. Did you mean 'test_size'?"
     )
+
+
+def test_quality_duplicates_and_evaluation_sets_are_keys(tmp_path, capsys):
+    questions = [
+        "Explain in a few words how fog forms above a river at night.",
+        "List three tools that a bookbinder needs.",
+        "Which planet has the longest day?",
+    ]
+    found = [{"instruction": text, "input": "", "output": f"A short answer, number {text[0]}."} for text in questions]
+    almost = dict(found[0], instruction=found[0]["instruction"] + " Please!", output="It cools.")
+    refusal = dict(found[0], instruction="Name a colour of the sea.", output="I'm sorry, but I can't help with that.")
+    tested = dict(found[0], instruction="Which seven bridges does the old riddle of Königsberg ask us to cross once?")
+    source, exam = tmp_path / "rows.json", tmp_path / "exam.jsonl"
+    source.write_text(json.dumps([*found, almost, refusal, tested]), encoding="utf-8")
+    exam.write_text(json.dumps({"question": tested["instruction"].upper()}), encoding="utf-8")
+    out = run(source, tmp_path / "out", "--quality", "default", "--dedup", "near", "--decontaminate", str(exam))
+    assert json.loads((out / "build.json").read_text())["rejected"] == {
+        "contaminated": 1,
+        "near_duplicate": 1,
+        "refusal": 1,
+    }
+    assert "exam.jsonl" in (out / "rejected.jsonl").read_text()
+    for flags, message in {
+        ("--quality", "clasic"): "classic",
+        ("--dedup", "nearly"): "near",
+        ("--decontaminate", "mt_bnch"): "mt_bench",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            run(source, tmp_path / "none", *flags)

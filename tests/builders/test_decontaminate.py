@@ -1,0 +1,251 @@
+"""Contamination: planted rows are found, clean ones are not, and evaluation sets are read as they come."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from instruct_builders import pipeline, quarantine, records, transforms
+from instruct_builders.errors import ConfigError, SourceError
+from instruct_builders.transforms import evaluation_sets
+from instruct_builders.transforms.novelty import unicode_tokens
+
+QUESTION = (
+    "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips "
+    "did Natalia sell altogether in April and May?"
+)
+SHORT = "Rewrite your previous response; start every sentence with A."  # 9 tokens
+TINY = "Who wrote Faust?"
+CHINESE = "娜塔莉亚在四月份卖给了她的四十八个朋友发夹，然后五月份卖出的数量减半，请问她一共卖了多少个发夹？"
+ESSAY = "Here is my homework for today, please have a look. {} That was all, and thank you very much in advance!"
+
+
+def table_of(pairs: list[tuple[str, str]], **columns) -> pa.Table:
+    rows = [
+        [{"role": "user", "content": question}, {"role": "assistant", "content": answer}] for question, answer in pairs
+    ]
+    kind = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
+    return pa.table({"messages": pa.array(rows, kind), **columns})
+
+
+def rejected(table: pa.Table) -> list[int]:
+    return [row for row, why in enumerate(table["rejected"].to_pylist()) if why]
+
+
+@pytest.fixture
+def exam(tmp_path: Path) -> str:
+    path = tmp_path / "exam.jsonl"
+    rows = [{"question": text, "answer": "secret"} for text in (QUESTION, SHORT, TINY, CHINESE)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (QUESTION, True),
+        (QUESTION.upper(), True),
+        (QUESTION.replace(",", " -").replace("?", "") + "\n\n", True),
+        (QUESTION.replace(" ", "\u00a0\n"), True),
+        (ESSAY.format(QUESTION), True),
+        (QUESTION.replace("sold", "gave").replace(" in ", " during "), False),  # changed too often: another question
+        (ESSAY.format(SHORT.upper()), True),
+        (TINY.lower(), True),
+        (f"I ask you: {TINY}", False),  # three words stand in many texts
+        ("Who wrote it?", False),
+        (CHINESE, True),
+        ("请回答：" + CHINESE.replace("，", "").replace("？", "。") + "谢谢！", True),
+        ("她在四月份卖给了朋友什么东西呢？请用一句话回答这个问题。", False),
+        (ESSAY.format("Nothing of the kind."), False),
+    ],
+)
+def test_a_question_is_found_wherever_it_stands(exam, text, found):
+    clean = "an answer that has nothing to do with it"
+    table = table_of([(text, clean), ("Tell me a story.", text)])
+    assert rejected(transforms.decontaminate(table, exam)) == ([0, 1] if found else [])
+
+
+def test_a_near_duplicate_without_a_long_run_is_found(tmp_path):
+    words = [f"word{number}" for number in range(36)]
+    path = tmp_path / "exam.json"
+    path.write_text(json.dumps([{"prompt": " ".join(words)}]), encoding="utf-8")
+    words[12] = words[24] = "changed"
+    table = table_of([(" ".join(words), "x"), (ESSAY.format(" ".join(words)), "x")])
+    result = transforms.decontaminate(table, str(path))
+    assert rejected(result) == [0]  # a part of a longer text is no near duplicate of it
+    assert (
+        result["rejected"][0].as_py()["detail"].startswith("Jaccard similarity 0.700 as in exam.json row 0: 'word0 ")
+    )
+
+
+def test_a_question_divided_into_instruction_and_context_is_found(exam):
+    first, rest = QUESTION.split(" then ")
+    context = pa.array(["... and then " + rest, None])
+    table = table_of([(first, "x"), ("clean", "y")], context=context)
+    assert rejected(transforms.decontaminate(table, exam, ngram=20)) == [0]
+
+
+def test_the_reason_the_account_and_the_lines_of_rejected_jsonl(exam):
+    table = table_of([("fine", "fine"), (ESSAY.format(QUESTION), "x"), (SHORT, CHINESE)], id=pa.array(["a", "b", "c"]))
+    result, (account,) = transforms.apply(table, [{"decontaminate": {"against": exam}}])
+    assert account["rejected"] == {"contaminated": 2} and account["rows_out"] == 1
+    assert account["evaluation_sets"] == {"exam.jsonl": {"texts": 4, "rows": 2}}
+    assert (account["contaminated"], account["pairs"]) == (2, 3)
+    first = account["matches"][0]
+    assert (first["row"], first["id"], first["evaluation_set"], first["evaluation_row"]) == (1, "b", "exam.jsonl", 0)
+    assert first["text"] == "natalia sold clips to 48 of her friends in april and then she"
+    json.dumps(account)
+    why = result["rejected"][2].as_py()
+    assert why["reason"] in records.REASONS and why["field"] == "messages[0].content"
+    assert why["detail"].startswith("9 tokens in a row as in exam.jsonl row 1: 'rewrite your previous")
+    assert why["detail"].endswith("; also exam.jsonl row 3")
+
+
+def test_flagged_rows_stay(exam):
+    meta = pa.array(['{"stars": 5}', None, None])
+    table = table_of([(QUESTION, "x"), (QUESTION, "x"), ("clean", "x")], meta=meta)
+    counts = Counter()
+    result = transforms.decontaminate(table, exam, action="flag", counts=counts)
+    assert "rejected" not in result.column_names and counts["contaminated"] == 2
+    flagged = [value and json.loads(value) for value in result["meta"].to_pylist()]
+    assert flagged == [
+        {"stars": 5, "contaminated": ["exam.jsonl row 0"]},
+        {"contaminated": ["exam.jsonl row 0"]},
+        None,
+    ]
+    with pytest.raises(ConfigError, match="column 'meta'"):
+        transforms.decontaminate(table.drop_columns("meta"), exam, action="flag")
+
+
+def test_rows_that_are_rejected_already_are_not_looked_at(exam):
+    table = table_of([(QUESTION, "x"), (QUESTION, "x")])
+    why = pa.array([{"reason": "too_long", "field": None, "detail": None}, None], records.REJECTED)
+    counts = Counter()
+    result = transforms.decontaminate(table.append_column("rejected", why), exam, counts=counts)
+    assert [entry["reason"] for entry in result["rejected"].to_pylist()] == ["too_long", "contaminated"]
+    assert counts["contaminated"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "texts"),
+    [
+        ([{"question": "one"}, {"question": "two", "prompt": "not this"}], None, ["one", "two"]),
+        ([{"turns": ["one", "two"]}], None, ["one", "two"]),
+        ([{"instruction": "do", "input": "this"}, {"instruction": "that", "input": ""}], None, ["do\nthis", "that\n"]),
+        ([{"inputs": "one", "targets": "1"}], None, ["one"]),
+        ([{"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "1"}]}], None, ["one"]),
+        ([{"conversations": [{"from": "human", "value": "one"}, {"from": "gpt", "value": "1"}]}], None, ["one"]),
+        ([{"goal": "one", "sol": ["two", "three"]}], ["goal", "sol"], ["one", "two", "three"]),
+    ],
+)
+def test_evaluation_sets_are_read_as_they_come(tmp_path, rows, columns, texts):
+    (tmp_path / "set.json").write_text(json.dumps(rows), encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "set.parquet")
+    for name in ("set.json", "set.parquet"):
+        questions = evaluation_sets.read({"mine": str(tmp_path / name)}, columns)
+        assert questions.texts == texts and questions.sets == {"mine": len(texts)}
+
+
+def test_of_a_folder_with_splits_training_rows_are_left_out(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.csv").write_text(f"question,answer\nwhat is in {split},x\n", encoding="utf-8")
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n"
+    card += "".join(f"  - split: {split}\n    path: {split}.csv\n" for split in ("train", "test"))
+    (tmp_path / "README.md").write_text(card + "---\n", encoding="utf-8")
+    assert evaluation_sets.read(str(tmp_path)).texts == ["what is in test"]
+
+
+def test_a_set_on_the_hub_goes_by_its_id_or_short_name(hub, monkeypatch):
+    from huggingface_hub import HfApi
+
+    rows = "".join(json.dumps({"prompt": text}) + "\n" for text in (QUESTION, CHINESE)).encode()
+    HfApi().create_repo("org/exam", repo_type="dataset")
+    HfApi().upload_file(path_or_fileobj=rows, path_in_repo="test.jsonl", repo_id="org/exam", repo_type="dataset")
+    monkeypatch.setitem(evaluation_sets.KNOWN, "ifeval", ("org/exam", None))
+    table = table_of([(QUESTION, "x"), ("clean", "x")])
+    for name in ("org/exam", "ifeval"):
+        counts = Counter()
+        assert rejected(transforms.decontaminate(table, [name], counts=counts)) == [0]
+        assert counts["evaluation_sets"] == {name: {"texts": 2, "rows": 1}}
+    there, missing = evaluation_sets.at_hand(["ifeval", "gsm8k"])
+    assert there == ["ifeval"] and "openai/gsm8k" in missing["gsm8k"]
+
+
+@pytest.mark.parametrize(
+    ("against", "parameters", "error", "message"),
+    [
+        ([], {}, ConfigError, "give evaluation sets: mt_bench, gsm8k, ifeval"),
+        (["mt-bench"], {}, ConfigError, "Did you mean 'mt_bench'"),
+        ([3], {}, ConfigError, "3 is no evaluation set"),
+        ("EXAM", {"action": "flagg"}, ConfigError, "Did you mean 'flag'"),
+        ("EXAM", {"ngram": 5}, ConfigError, "shortest not above ngram"),
+        ("EXAM", {"threshold": 2}, ConfigError, "above 0 up to 1"),
+        ("EXAM", {"columns": "questions"}, ConfigError, "it has answer, question.*Did you mean 'question'"),
+        (["EXAM", "EXAM"], {}, ConfigError, "two evaluation sets are called 'exam.jsonl'"),
+        (["gsm8k"], {}, SourceError, "openai/gsm8k on the Hub, which can't be had now.*gsm8k: FILE"),
+    ],
+)
+def test_bad_arguments(exam, hub, against, parameters, error, message):
+    given = exam if against == "EXAM" else [exam if entry == "EXAM" else entry for entry in against]
+    with pytest.raises(error, match=message):
+        transforms.decontaminate(table_of([("a", "b")]), given, **parameters)
+
+
+def test_a_damaged_evaluation_set_is_an_error(tmp_path):
+    path = tmp_path / "exam.jsonl"
+    path.write_text('{"question": "one"}\n{"question": \n', encoding="utf-8")
+    with pytest.raises(SourceError, match=r"exam.jsonl, row 1 can't be read: bad_json"):
+        evaluation_sets.read(str(path))
+
+
+def real_rows(shared_data: Path, name: str) -> list[tuple[str, str]]:
+    rows = json.loads((shared_data / "alpaca" / name).read_text(encoding="utf-8"))
+    return [(f"{row['instruction']}\n{row['input']}", row["output"]) for row in rows]
+
+
+@pytest.mark.shared_data
+def test_misses_and_false_alarms_on_real_data(shared_data):
+    """160 turns of MT-Bench planted in every way among 1,999 real rows."""
+    path = str(shared_data / "mt_bench" / "question.jsonl")
+    turns = evaluation_sets.read(path).texts
+    assert len(turns) == 160
+    english, chinese = (real_rows(shared_data, f"alpaca_{name}_demo.json") for name in ("en", "zh"))
+    planted = {
+        "verbatim": lambda turn: turn,
+        "case and punctuation": lambda turn: turn.swapcase().replace(".", " ;").replace(",", ""),
+        "in longer text": lambda turn: ESSAY.format(turn),
+        "in an answer in Chinese": lambda turn: f"{chinese[0][1]}{turn}{chinese[1][1]}",
+    }
+    misses = {}
+    for name, plant in planted.items():
+        rows = [(plant(turn), "x") if "answer" not in name else ("x", plant(turn)) for turn in turns]
+        found = rejected(transforms.decontaminate(table_of([*rows, *english[:50]]), path))
+        assert all(row < len(turns) for row in found)
+        misses[name] = [turns[row] for row in range(len(turns)) if row not in found]
+    assert not misses["verbatim"] and not misses["case and punctuation"]
+    for name in ("in longer text", "in an answer in Chinese"):  # those that are too short to be looked for inside text
+        assert {len(unicode_tokens(turn)) < 8 for turn in misses[name]} <= {True}
+        assert len(misses[name]) < 10
+    counts = Counter()
+    alarms = rejected(transforms.decontaminate(table_of(english + chinese), path, counts=counts))
+    assert len(alarms) <= 1, counts["matches"]  # two loops over a table, in Python, which an MT-Bench turn has as well
+
+
+@pytest.mark.shared_data
+def test_a_build_leaves_contaminated_rows_out_and_says_so(shared_data, tmp_path):
+    from instruct_builders import Alpaca
+
+    path = shared_data / "mt_bench" / "question.jsonl"
+    turn = json.loads(path.read_text(encoding="utf-8").splitlines()[0])["turns"][0]
+    rows = [{"instruction": text, "input": "", "output": "An answer."} for text in (turn, "Name a tree.")]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    builder = Alpaca(str(tmp_path / "rows.json"), format="record", cache_dir=str(tmp_path / "cache"))
+    built = pipeline.build(builder, steps=[{"decontaminate": {"against": {"mt_bench": str(path)}}}])
+    assert built.splits["train"].num_rows == 1 and quarantine.reasons(built.rejected) == {"contaminated": 1}
+    assert built.build["steps"][0]["evaluation_sets"]["mt_bench"]["rows"] == 1
+    assert built.rejected[0]["detail"].startswith("13 tokens in a row as in mt_bench row 0: 'compose an engaging")

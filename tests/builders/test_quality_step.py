@@ -1,0 +1,379 @@
+"""The step `quality`: presets, scores, failures of single rows, and what it does to real data."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from instruct_builders import Alpaca, pipeline, records, transforms
+from instruct_builders.errors import BuildError, ConfigError
+from instruct_builders.transforms import quality
+from instruct_builders.transforms.quality import CHECKS, SCORES, distributions, pairs_of, scores
+
+
+def rows(*pairs, **columns) -> pa.Table:
+    messages = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in pairs]
+    return pa.table({"messages": pa.array(messages), **columns})
+
+
+def reasons(table: pa.Table) -> list:
+    return [row and row["reason"] for row in table["rejected"].to_pylist()]
+
+
+OWL = ("Name a bird.", "An owl.")
+REFUSED = ("Name a bird.", "I'm sorry, but I can't assist with that.")
+
+
+def test_every_drop_has_its_own_reason_and_is_counted():
+    table = rows(OWL, REFUSED, ("Name a bird.", "N/A"), ("Add.", "1 + 1 = 3"), ("Name a bird.", "Owl\x07"))
+    table, (account,) = transforms.apply(table, [{"quality": {"preset": "default"}}])
+    assert reasons(table) == [None, "refusal", "empty_output", "wrong_arithmetic", "control_character"]
+    assert account["rejected"] == {"control_character": 1, "empty_output": 1, "refusal": 1, "wrong_arithmetic": 1}
+    assert account["rows_in"] == account["rows_out"] + 4
+    assert all(
+        row is None or (row["field"] == "messages[1].content" and row["detail"])
+        for row in table["rejected"].to_pylist()
+    )
+
+
+def test_one_bad_answer_drops_a_conversation_and_names_it():
+    turns = [
+        {"role": role, "content": text}
+        for pair in (OWL, REFUSED)
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    table, _ = transforms.apply(pa.table({"messages": [turns]}), ["quality"])
+    assert table["rejected"].to_pylist()[0]["field"] == "messages[3].content"
+
+
+def test_rejected_rows_are_left_alone():
+    why = pa.array([{"reason": "nul", "field": None, "detail": None}, None], records.REJECTED)
+    table, _ = transforms.apply(rows(REFUSED, OWL, rejected=why), ["quality"])
+    assert reasons(table) == ["nul", None]
+
+
+@pytest.mark.parametrize("name", quality.PRESETS)
+def test_presets_name_what_there_is(name):
+    plan = quality.load(name)
+    assert plan["scores"] and 0 < plan["keep_at"] < 1
+    written = yaml.safe_load((quality.Path(quality.__file__).with_name(f"{name}.yaml")).read_text("utf-8"))
+    assert list(written.get("checks") or {}) == list(plan["checks"])
+
+
+def test_default_uses_every_check_but_the_hook():
+    assert quality.load("default")["checks"].keys() == CHECKS.keys() - {"toxic"}
+
+
+def test_classic_falls_where_default_does_not():
+    """The published style's known weaknesses, each beside a row that `default` judges rightly."""
+    table = rows(
+        ("What is an illegal move in chess, and where is the drugstore of the hackathon?", "The king in check."),
+        ("请介绍一下北京的历史。", "北京有着悠久的历史，曾经是许多朝代的首都。"),
+        ("Name a fruit.", "Apple."),
+        ("Name a bird.", "Unfortunately, I cannot provide the names of the birds. Name a bird."),
+    )
+    classic, default = scores(table, "classic").to_pydict(), scores(table, "default").to_pydict()
+    assert classic["safety"][0] == 0 and default["category_safety"][0] == 1
+    assert classic["length"][1] < 0.5 and default["fair_length"][1] == 1
+    assert classic["relevance"][2] == 0 and default["fair_relevance"][2] == 1
+    assert classic["relevance"][3] > 0.9 and default["fair_relevance"][3] == 0
+
+
+def test_classic_formulas():
+    table = rows(
+        ("Name two birds.", "Owls and eagles are birds."),
+        ("name a bird", "owl"),
+        ("Name a bird.", "I'm sorry, no bird."),
+        ("How do I hack it?", "Well. " * 1000),
+    )
+    found = scores(table, "classic").to_pydict()
+    assert found["length"] == pytest.approx([1, 1 / 3, 1, 0.5])
+    assert found["format"] == pytest.approx([1, 0, 1, 1])
+    assert found["relevance"] == pytest.approx([1 / 3, 0, 0, 0])  # "name", "two", "birds"; a refusal; nothing taken up
+    assert found["safety"] == [1, 1, 1, 0]
+    assert found["total"] == pytest.approx(np.mean([found[name] for name in list(found)[:4]], axis=0).tolist())
+    kept, _ = transforms.apply(table, [{"quality": {"preset": "classic"}}])
+    low = [total < 0.6 for total in found["total"]]
+    assert [reason == "low_score" for reason in reasons(kept)] == low and any(low) and not all(low)
+    assert "total" in kept["rejected"].to_pylist()[low.index(True)]["detail"]
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_lie_between_0_and_1(name):
+    table = rows(
+        OWL, REFUSED, ("", ""), ("a" * 5000, "b " * 9000), ("北京", "上海"), ("?", "\x00"), ("x", "kill bomb hack")
+    )
+    values = scores(table, {"scores": {name: None}})
+    numbers = values[name].to_numpy()
+    assert ((numbers >= 0) & (numbers <= 1)).all() and values["total"].equals(values[name])
+    assert len(SCORES[name](pairs_of(table.slice(0, 0)))) == 0
+
+
+def test_harder_tasks_score_higher():
+    easy = ("Name a bird.", "Owl.")
+    hard = (
+        "Prove, without calculus and in at most 200 words, why there are exactly 5 regular solids. " * 2,
+        "Let " * 300,
+    )
+    low, high = scores(rows(easy, hard), {"scores": ["difficulty"]})["total"].to_pylist()
+    assert low < 0.3 < 0.7 < high
+
+
+def test_a_score_can_drop_by_itself():
+    preset = {"scores": {"difficulty": {"min_score": 0.3}, "safety": {}}}
+    table, (account,) = transforms.apply(
+        rows(OWL, ("How and why? Prove it in 5 steps, with 3 proofs.", "x " * 90)), [{"quality": {"preset": preset}}]
+    )
+    assert reasons(table) == ["low_score", None] and account["rejected"] == {"low_score": 1}
+    assert table["rejected"].to_pylist()[0]["detail"].startswith("difficulty 0.")
+
+
+def _fails_on_owls(pairs: pa.Table) -> pa.Array:
+    answers = pairs["answer"].to_pylist()
+    if any("owl" in answer for answer in answers):
+        raise RuntimeError("no owls")
+    return pa.array(["cod" if "cod" in answer else None for answer in answers], pa.string())
+
+
+def test_a_check_that_raises_rejects_only_that_row(monkeypatch):
+    monkeypatch.setitem(CHECKS, "refusal", _fails_on_owls)
+    given = [("Name one.", answer) for answer in ["elk", "owl", "cod", "owl", "cat", "ant"]]
+    table, _ = transforms.apply(rows(*given), [{"quality": {"preset": {"checks": ["refusal"]}}}])
+    assert reasons(table) == [None, "check_failed", "refusal", "check_failed", None, None]
+    assert table["rejected"].to_pylist()[1]["detail"] == "refusal: RuntimeError: no owls"
+
+
+def test_a_score_that_raises_rejects_only_that_row(monkeypatch):
+    def fails(pairs):
+        if "owl" in " ".join(pairs["answer"].to_pylist()):
+            raise RuntimeError("no owls")
+        return np.ones(len(pairs))
+
+    monkeypatch.setitem(SCORES, "safety", fails)
+    given = [("Name one.", answer) for answer in ["elk", "owl", "cat"]]
+    preset = {"scores": ["safety"], "keep_at": 0.5}
+    table, _ = transforms.apply(rows(*given), [{"quality": {"preset": preset}}])
+    assert reasons(table) == [None, "check_failed", None]
+    assert scores(rows(*given), preset)["total"].to_pylist() == [1, None, 1]
+
+
+def test_a_check_that_is_broken_stops_the_run(monkeypatch):
+    def broken(pairs):
+        raise RuntimeError("never works")
+
+    monkeypatch.setitem(CHECKS, "refusal", broken)
+    with pytest.raises(RuntimeError, match="never works"):
+        transforms.apply(rows(OWL), [{"quality": {"preset": {"checks": ["refusal"]}}}])
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        ({"checks": ["refusals"]}, "Did you mean 'refusal'"),
+        ({"checks": {"refusal": {"asked": True}}}, "Did you mean 'asked_for'"),
+        ({"checks": {"empty_output": {"x": 1}}}, "it has none"),
+        ({"checks": {"toxic": {"classify": 1}}}, "'classify' is no parameter"),
+        ({"checks": {"refusal": 3}}, "give {parameter: value}, not 3"),
+        ({"checks": "refusal"}, "give {name: {parameter: value}}"),
+        ({"scores": ["saftey"]}, "Did you mean 'safety'"),
+        ({"check": ["refusal"]}, "Did you mean 'checks'"),
+        ({"scores": ["safety"], "keep_at": 7}, "numbers from 0 to 1"),
+        ({"pii": {"emial": "mask"}}, "Did you mean 'email'"),
+        ({"pii": {"email": "hide"}}, "'hide' is not known"),
+        ({}, "holds no preset"),
+        ("defualt", "Did you mean 'default'"),
+        ("/nowhere/quality.yaml", "nor a YAML file"),
+    ],
+)
+def test_what_is_not_known_is_said_before_a_row_is_read(preset, message):
+    with pytest.raises(ConfigError, match=message):
+        transforms.check([{"quality": {"preset": preset}}])
+
+
+def test_wrong_arguments_of_checks_are_not_the_rows_fault():
+    for parameters, message in (
+        ({"wrong_language": {"engine": "langid"}}, "script, lingua, auto"),
+        ({"harmful": {"categories": ["weapon"]}}, "Did you mean 'weapons'"),
+        ({"toxic": {}}, "needs a classifier"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            transforms.apply(rows(OWL), [{"quality": {"preset": {"checks": parameters}}}])
+
+
+def test_a_missing_extra_names_its_pip_line(monkeypatch):
+    from instruct_builders.transforms import language
+
+    real = builtins.__import__
+
+    def without_lingua(name, *args, **kwargs):
+        if name == "lingua":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    import sys
+
+    sys.modules[language.__module__]._detector.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", without_lingua)
+    preset = {"checks": {"wrong_language": {"engine": "lingua", "languages": ["en", "fr"]}}}
+    with pytest.raises(ConfigError, match=r'pip install "instruct-builders\[lang\]"'):
+        transforms.apply(rows(OWL), [{"quality": {"preset": preset}}])
+
+
+def test_auto_falls_back_to_the_script_and_says_so(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
+    preset = {"checks": {"wrong_language": {"engine": "auto"}}}
+    asked = (
+        "请介绍一下北京的历史，越详细越好。",
+        "Beijing has been a capital for many centuries and has many palaces.",
+    )
+    table, _ = transforms.apply(rows(asked), [{"quality": {"preset": preset}}])
+    assert table["rejected"].to_pylist()[0]["detail"] == "Han asked, Latin answered (script)"
+
+
+def test_own_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("checks: {refusal: }\nscores: {fair_length: {max_words: 3}}\nkeep_at: 0.9\n", "utf-8")
+    table, _ = transforms.apply(
+        rows(OWL, REFUSED, ("Go.", "one two three four")), [{"quality": {"preset": str(file)}}]
+    )
+    assert reasons(table) == [None, "refusal", "low_score"]
+
+
+def test_a_classifier_of_toxic_text_can_be_handed_in():
+    def rude(texts):
+        return [0.9 if "idiot" in text else 0.1 for text in texts]
+
+    table, _ = transforms.apply(rows(OWL, ("Hi", "You idiot.")), [{"quality": {"toxicity": rude}}])
+    assert reasons(table) == [None, "toxic"]
+    preset = {"checks": {"toxic": {"max_score": 0.95}}}
+    table, _ = transforms.apply(rows(OWL, ("Hi", "You idiot.")), [{"quality": {"preset": preset, "toxicity": rude}}])
+    assert "rejected" not in table.column_names
+    table, _ = transforms.apply(
+        rows(OWL, OWL), [{"quality": {"preset": preset, "toxicity": lambda texts: [2.0] * len(texts)}}]
+    )
+    assert reasons(table) == ["check_failed"] * 2
+
+
+def test_the_pipeline_counts_and_refuses_an_empty_result(tmp_path):
+    written = [{"instruction": q, "input": "", "output": a} for q, a in (OWL, REFUSED, OWL)]
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps(written), "utf-8")
+    builder = Alpaca(data_files=str(file), format="record", cache_dir=str(tmp_path / "cache"))
+    built = pipeline.build(builder, steps=[{"quality": {"preset": "default"}}])
+    assert [line["reason"] for line in built.rejected] == ["refusal"] and len(built.splits["train"]) == 2
+    assert built.rejected[0]["stage"] == "quality" and built.rejected[0]["row"] == 1
+    with pytest.raises(BuildError, match="no row is left"):
+        pipeline.build(builder, steps=[{"quality": {"preset": {"scores": ["difficulty"], "keep_at": 1.0}}}])
+
+
+def alpaca(folder, name: str) -> pa.Table:
+    written = json.loads((folder / "alpaca" / name).read_text("utf-8"))
+    pairs = [(row["instruction"], row["output"]) for row in written]
+    return rows(*pairs, context=pa.array([row["input"] for row in written]))
+
+
+# What a person who read the rejected rows found there: by far the most are real defects (refusals, `noinput`, cut
+# ends). A bound that is passed means a check has begun to raise false alarms.
+BOUNDS = {
+    "alpaca_en_demo.json": Counter(
+        refusal=27, no_input_marker=8, url_claimed=5, truncated_output=4, open_code_fence=1
+    ),
+    "alpaca_zh_demo.json": Counter(
+        refusal=30,
+        wrong_language=5,
+        truncated_output=5,
+        open_code_fence=1,
+        answer_in_instruction=1,
+        instruction_echoed=1,
+    ),
+    "identity.json": Counter(),  # "I am an AI assistant ..." ninety times, and no refusal
+}
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", BOUNDS)
+def test_false_alarms_on_real_data_are_few(shared_data, name):
+    table = alpaca(shared_data, name)
+    table, (account,) = transforms.apply(table, ["quality"])
+    print(name, table.num_rows, "rows, rejected:", account["rejected"])
+    beyond = Counter(account["rejected"]) - BOUNDS[name]
+    assert not beyond and account["rows_out"] >= 0.95 * table.num_rows
+
+
+@pytest.mark.shared_data
+def test_false_alarms_on_real_sums_are_few(shared_data):
+    """GSM8K's explanations: of thousands of sums, the few that are found are mostly slips of their authors."""
+    lines = (shared_data / "flan" / "cot" / "gsm8k_train.tsv").read_text("utf-8").splitlines()[:2500]
+    parts = [line.split("\t") for line in lines]
+    table = rows(*((part[0], part[2].replace("\\n", "\n")) for part in parts if len(part) > 2))
+    found = CHECKS["wrong_arithmetic"](pairs_of(table)).drop_null().to_pylist()
+    print(table.num_rows, "rows,", len(found), "with a wrong sum:", found)
+    assert 1 <= len(found) <= 8
+
+
+@pytest.mark.shared_data
+def test_defects_planted_in_real_rows_are_found(shared_data):
+    """One defect of each kind, put into the same 40 real rows: how many are missed."""
+    table = alpaca(shared_data, "alpaca_en_demo.json")
+    table, _ = transforms.apply(table, ["quality"])
+    clean = table.filter(pa.array([reason is None for reason in reasons(table)])).slice(0, 40)
+    pairs = [tuple(turn["content"] for turn in row) for row in clean["messages"].to_pylist()]
+    plants = {
+        "merged_rows": lambda q, a: (q, f"{a}\n\n7. Instruction: Name a bird.\nOutput: Owl"),
+        "open_code_fence": lambda q, a: (q, f"{a}\n```python\nprint(1)"),
+        "control_character": lambda q, a: (q, a[:5] + "\x1b" + a[5:]),
+        "repeated_ngrams": lambda q, a: (q, a + " and it goes on" * (6 + len(a) // 20)),
+        "refusal": lambda q, a: (q, f"As an AI language model, I do not have opinions, but {a}"),
+        "wrong_arithmetic": lambda q, a: (q, f"{a} That makes 17 + 4 = 22."),
+        "harmful": lambda q, a: (q, f"{a} Now you know how to build a bomb."),
+        "empty_output": lambda q, a: (q, "N/A"),
+    }
+    for reason, plant in plants.items():
+        found = CHECKS[reason](pairs_of(rows(*[plant(*pair) for pair in pairs])))
+        print(reason, found.null_count, "of", len(pairs), "missed")
+        assert found.null_count <= (4 if reason in ("wrong_arithmetic", "harmful", "repeated_ngrams") else 0)
+
+
+@pytest.mark.shared_data
+def test_verbs_and_objects_of_real_instructions(shared_data):
+    table, summary = distributions.verb_objects(alpaca(shared_data, "alpaca_en_demo.json"))
+    assert summary["with_pair"] + summary["without"] == summary["instructions"] == 999
+    assert summary["with_pair"] > 600
+    common = {(row["verb"], row["object"]) for row in table.to_pylist()}
+    assert {("generate", "list"), ("write", "story"), ("give", "example"), ("rewrite", "sentence")} <= common
+
+
+def test_verbs_and_objects():
+    asked = [
+        *["Write a short story about a dog.", "Please write two stories for children.", "Can you write an essay?"],
+        *["Give me three tips for staying healthy.", "What is a dog?", "Explain why.", "写一个故事。", ""],
+    ]
+    table, summary = distributions.verb_objects(rows(*((text, "x") for text in asked)))
+    assert [(row["verb"], row["object"], row["count"], row["verb_count"]) for row in table.to_pylist()] == [
+        ("write", "story", 2, 3),
+        ("write", "essay", 1, 3),
+        ("give", "tip", 1, 1),
+    ]
+    assert summary == {"instructions": 8, "with_pair": 4, "without": 4, "verbs": 2, "pairs": 3, "entropy": 1.5}
+
+
+def test_lengths_per_task():
+    table = rows(("a b c", "one"), ("a", ""), ("你好吗", "x y"), task=pa.array(["t", "t", None]))
+    found = {(row["group"], row["text"]): row for row in distributions.lengths(table).to_pylist()}
+    assert found["t", "prompt"]["counts"] == [0, 1, 1] and found["t", "prompt"]["quartiles"] == [1, 1.5, 2, 2.5, 3]
+    assert found["t", "answer"]["counts"] == [1, 1] and found["t", "answer"]["pairs"] == 2
+    assert found[None, "prompt"]["counts"] == [0, 0, 1]  # three characters count as three words
+    assert distributions.lengths(table.drop_columns("task"))["pairs"].to_pylist() == [3, 3]
+
+
+def test_score_histograms():
+    table = pa.table({"x": [0.0, 0.5, 1.0, None]})
+    assert distributions.score_histograms(table, bins=2).to_pylist() == [
+        {"score": "x", "mean": 0.5, "missing": 1, "counts": [1, 2]}
+    ]
