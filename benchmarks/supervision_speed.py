@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false python benchmarks/supervision_speed.py
 
-Real instruction rows (folder `INSTRUCT_SHARED_DATA`: Alpaca, chain of thought, T0) with the template chatml, four
+Real instruction rows (folder `INSTRUCT_SHARED_DATA`: Alpaca, chain of thought, T0) with the template chatml, six
 tokenizers trained here. Each round runs each way once, in turn, in one process with one thread, everything fresh: the
 tokenizer, its proofs and layouts, the dataset's cache. Measured are CPU-seconds. `tokenizer alone` is
 `encode_batch_fast` on the printed texts: no template, no labels, no table; `of limit` is the share of its speed, which
@@ -68,32 +68,52 @@ def real_rows(folder: Path, number: int, seed: int) -> list[list[dict]]:
 
 
 def train_tokenizers(rows: list[list[dict]], folder: Path) -> dict[str, Path]:
-    """Byte-level BPE; behind a normaliser; with an uncommon rule for words; Unigram as SentencePiece makes them."""
+    """Byte-level BPE: plain, behind a normaliser, with an own rule for words, with one that nothing is proven of
+    (DeepSeek Coder's); BPE and Unigram as SentencePiece makes them.
+    """
     texts = [message["content"] for row in rows[:1000] for message in row]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe = {"vocab_size": VOCABULARY, "special_tokens": SPECIAL, "initial_alphabet": alphabet, "show_progress": False}
-    files = {}
-    for name in ("byte-level BPE", "byte-level BPE, lower case", "byte-level BPE, own rule", "Unigram"):
-        if name == "Unigram":
-            made = Tokenizer(models.Unigram())
-            made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-            options = {"special_tokens": ["<unk>", *SPECIAL], "unk_token": "<unk>", "show_progress": False}
-            learner = learners.UnigramTrainer(vocab_size=VOCABULARY, **options)
-        else:
-            made = Tokenizer(models.BPE())
-            made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            made.decoder = decoders.ByteLevel()
-            learner = learners.BpeTrainer(**bpe)
-        if "lower" in name:
+    options = {"vocab_size": VOCABULARY, "special_tokens": SPECIAL, "show_progress": False}
+    unknown = {"special_tokens": ["<unk>", *SPECIAL]}
+    learner = learners.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **options)
+    splits = {
+        "byte-level BPE, own rule": [r" ?\w+|\s+| ?[^\w\s]+"],
+        "byte-level BPE, unproven rule": ["[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥]+", r"\p{N}"],
+    }
+    files, pieces = {}, ("SentencePiece BPE", "SentencePiece Unigram")
+    for name in ("byte-level BPE", "byte-level BPE, lower case", *splits, *pieces):
+        made, own = Tokenizer(models.BPE()), learner
+        made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=name not in splits)
+        made.decoder = decoders.ByteLevel()
+        if name == "byte-level BPE, lower case":
             made.normalizer = normalizers.Lowercase()
-        if "rule" in name:
-            split = pre_tokenizers.Split(Regex(r" ?\w+|\s+| ?[^\w\s]+"), "isolated")
-            level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-            made.pre_tokenizer = pre_tokenizers.Sequence([split, level])
-        made.train_from_iterator(texts, learner)
+        if name in splits:
+            cutters = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in splits[name]]
+            made.pre_tokenizer = pre_tokenizers.Sequence([*cutters, made.pre_tokenizer])
+        if name == "SentencePiece BPE":
+            made, own = Tokenizer(models.BPE(unk_token="<unk>")), learners.BpeTrainer(**options | unknown)
+        if name == "SentencePiece Unigram":
+            made, own = Tokenizer(models.Unigram()), learners.UnigramTrainer(unk_token="<unk>", **options | unknown)
+        if name in pieces:
+            made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        made.train_from_iterator(texts, own)
+        if name == "SentencePiece BPE":
+            made = without_words(made)
         files[name] = folder / f"{len(files)}.json"
         made.save(str(files[name]))
     return files
+
+
+def without_words(made: Tokenizer) -> Tokenizer:
+    """As Llama 2's: any text between special tokens is one word; an unknown character is its bytes."""
+    spec = json.loads(made.to_str())
+    vocabulary = spec["model"]["vocab"]
+    for byte in range(256):
+        vocabulary.setdefault(f"<0x{byte:02X}>", len(vocabulary))
+    spec["model"] |= {"byte_fallback": True, "fuse_unk": True}
+    made = Tokenizer.from_str(json.dumps(spec))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    made.pre_tokenizer = None
+    return made
 
 
 def load(file: Path) -> PreTrainedTokenizerFast:
@@ -104,7 +124,7 @@ def load(file: Path) -> PreTrainedTokenizerFast:
 
 def theirs(rows: datasets.Dataset, tokenizer, folder: str) -> datasets.Dataset:
     size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY + 8, **size))
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY + 300, **size))
     config = SFTConfig(
         output_dir=folder,
         assistant_only_loss=True,
@@ -197,7 +217,7 @@ def main() -> None:
         "load_average": {"before": [round(load, 1) for load in os.getloadavg()]},
         "results": {},
     }
-    print(f"{'tokenizer':<28}{'through':<12}{'way':<17}{'rows/CPU-s':>11}{'x TRL':>8}{'of limit':>10}  parted")
+    print(f"{'tokenizer':<32}{'through':<12}{'way':<17}{'rows/CPU-s':>11}{'x TRL':>8}{'of limit':>10}  parted")
     with tempfile.TemporaryDirectory() as folder:
         stored = Path(folder) / "rows"
         datasets.Dataset.from_dict({"messages": rows}).save_to_disk(stored)
@@ -219,7 +239,7 @@ def main() -> None:
                 }
                 numbers = f"{lines[way]['rows_per_cpu_second']:>11,}{trl_ratio:>8.2f}{alone_ratio:>10.0%}"
                 print(
-                    f"{name:<28}{through:<12}{way:<17}{numbers}  {same['rows_parted']}",
+                    f"{name:<32}{through:<12}{way:<17}{numbers}  {same['rows_parted']}",
                     flush=True,
                 )
             report["results"][name] = {"through": through, **same, "ways": lines}

@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {type(error).__name__}: {error}")
         return 1
     errors = sum(entry["severity"] == "error" for entry in found["problems"])
-    print(found["short"], f"{errors} errors: mend them before you train" if errors else "this run can start", sep="\n")
+    print(found["short"])
+    print(f"errors: {errors}; mend them before you train" if errors else "this run can start")
     return int(errors > 0)
 
 

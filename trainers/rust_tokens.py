@@ -76,9 +76,8 @@ class RustTokens:
             places = np.flatnonzero(some).tolist()
             for place, row in zip(places, encode([texts[p] for p in places], add_special_tokens=False), strict=True):
                 rows[place] = row
-        ids = [row.ids for row in rows]
-        counts = np.fromiter(map(len, ids), np.int64, len(ids))
-        ids = np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(counts.sum()))
+        counts = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids = np.fromiter(itertools.chain.from_iterable(row.ids for row in rows), np.int32, int(counts.sum()))
         first = np.concatenate([[0], np.cumsum(counts)])
         bounds = np.zeros(len(ids) + 1, np.int64)
         if self.sizes is not None:

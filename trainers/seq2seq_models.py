@@ -103,6 +103,11 @@ def load_config(args: Seq2SeqArguments, training: Seq2SeqTrainingArguments) -> P
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as KNOWN
 
+    if (Path(args.model_name_or_path) / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"model_name_or_path: {args.model_name_or_path} is an adapter and no model. Give the merged model, which "
+            "`merge: true` writes beside it, or the model that the adapter is for."
+        )
     try:
         config = AutoConfig.from_pretrained(args.model_name_or_path, revision=args.model_revision or "main")
     except (OSError, ValueError) as error:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # `datasets` hashes a function of a module by its name alone and would serve labels made by older code.
 FILES = ("rules", "rendering", "marking", "starts", "spans", "labels", "layouts", "refusals", "supervision")
-FILES += ("watching", "fast_tokens", "rust_tokens", "word_tokens", "columns", "tables")
+FILES += ("watching", "fast_tokens", "rust_tokens", "word_tokens", "word_rules", "columns", "tables")
 CODE = hashlib.sha256(b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in FILES)).hexdigest()
 
 

@@ -3,11 +3,11 @@
 A text is cut in front of each single space between two visible ASCII characters, and at both ends of each added token.
 The tokenizer's own rules cut there too, whatever is on either side, if it is one of those that `word_tokens` takes:
 
-1. added tokens are taken out of a text first; none can overlap another one, so each occurrence of one is one;
+1. added tokens are taken out of a text first, from left to right, of those at one place the longest;
 2. a normaliser changes each character by itself, up to accents behind it;
-3. the rules for words are Metaspace's, or one of those in fast_tokens.py: none lets a word go on behind a space, and
-   none looks behind the character after a space;
-4. the model sees one word at a time.
+3. the rules for words cut there, or no merge goes over the cut, as word_rules.py proves;
+4. what SentencePiece's tokenizers write in front of a text, or of what is behind an added token, they write nowhere
+   else; pieces that begin there have a dictionary of their own.
 
 So the tokens of a text are those of its pieces, and so are the offsets. Each kind of piece is tokenised once, by the
 tokenizer itself. tables.py compares a sample of rows with what the tokenizer gives for the whole row.
@@ -25,26 +25,36 @@ import pyarrow as pa
 from .labels import choose
 from .rendering import trims_offsets
 from .rust_tokens import LEVEL, Marks, Tokens, steps
+from .word_rules import cuts_blanks, cuts_letters, inside
 
 KEPT = 1_000_000  # kinds of pieces; some 200 MB. With more the dictionary starts anew.
 VISIBLE = np.zeros(256, bool)
 VISIBLE[33:127] = True
 MODELS = {"BPE", "Unigram", "WordPiece", "WordLevel"}
 RANDOM = ("dropout", "alpha", "nbest_size")  # settings that make a model give other tokens each time
+GAP = b"\xff"  # between texts: a byte that UTF-8 has not
 
 
 class WordTokens:
-    """A fast tokenizer, word by word; places are bytes."""
+    """A fast tokenizer, word by word; places are bytes.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerFast`): What it stands in for.
+        added (`list[str]`): Its added tokens.
+        inner (`tokenizers.Tokenizer`): What tokenises pieces that no segment begins with.
+        each (`bool`): Whether a segment begins behind each added token too, or where a text does alone.
+    """
 
     in_bytes, excludes = True, frozenset()
 
-    def __init__(self, tokenizer, added: list[str]):
-        self.tokenizer = tokenizer
-        self.added = re.compile("|".join(map(re.escape, added)).encode() or rb"[^\s\S]")
+    def __init__(self, tokenizer, added: list[str], inner, each: bool):
+        self.tokenizer, self.each, self.backends = tokenizer, each, (inner, tokenizer.backend_tokenizer)
+        self.added = re.compile(_longest({name.encode() for name in added}) if added else rb"[^\s\S]")
+        self.spaced = any(" " in name for name in added)
         self._forget()
 
     def _forget(self) -> None:
-        self.known: dict[str, int] = {}
+        self.known: tuple[dict[str, int], ...] = ({}, {})  # of pieces that no segment begins with, and of the others
         self.counts = np.zeros(0, np.int64)  # of tokens, per kind of piece
         self.tokens = np.zeros((3, 0), np.int64)  # of all kinds: ids, starts and ends in the piece
 
@@ -52,67 +62,77 @@ class WordTokens:
         return np.ones(len(texts), bool)
 
     def encode(self, texts: list[str], marks: Marks) -> Tokens:
-        data = "\n".join(texts).encode()
-        sizes = [len(text) if text.isascii() else len(text.encode()) for text in texts]
-        begin = np.concatenate([[0], np.cumsum(np.array(sizes) + 1)])  # of each text, and behind the last line's end
-        starts, ends = self._cut(data, begin)
-        kinds = self._kinds(data, starts, ends)
+        lines = [text.encode() for text in texts]
+        data = GAP.join(lines) + GAP
+        begin = np.cumsum([0, *(len(line) + 1 for line in lines)])  # of each text, and behind the last
+        starts, ends, opens = self._cut(data, begin)
+        kinds = self._kinds(data, starts, ends, opens)
         counts = self.counts[kinds]
         first = np.cumsum(self.counts) - self.counts
         place = np.repeat(first[kinds] - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
         ids, low, high = (column[place] for column in self.tokens)
         offsets = np.stack([low, high], 1) + np.repeat(starts, counts)[:, None]
         rows = np.searchsorted(begin, starts, side="right") - 1
-        inside, _ = choose(offsets, marks.edges + begin[marks.edge_rows])
+        inside_spans, _ = choose(offsets, marks.edges + begin[marks.edge_rows])
         solid = np.flatnonzero(high > low)
         at = marks.stops + begin[marks.stop_rows]
         stops = np.append(solid, -1)[np.searchsorted(offsets[solid, 0], at)]
         stops = np.where(np.append(offsets[:, 0], -1)[stops] == at, stops, -1)
         per_row = np.bincount(rows, counts, len(texts)).astype(np.int64)
-        return Tokens(ids.astype(np.int32), per_row, inside, stops)
+        return Tokens(ids.astype(np.int32), per_row, inside_spans, stops)
 
-    def _cut(self, data: bytes, begin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Starts and ends of the pieces of texts with a line's end behind each."""
+    def _cut(self, data: bytes, begin: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Starts and ends of the pieces of texts with `GAP` behind each, and whether the tokenizer itself is due."""
         letters = np.frombuffer(data, np.uint8)
-        cuts = np.zeros(len(data) + 2, bool)
+        cuts, opens = np.zeros(len(data) + 1, bool), np.zeros(len(data) + 1, bool)
         if len(data) > 2:
             cuts[1 : len(data) - 1] = (letters[1:-1] == 32) & VISIBLE[letters[:-2]] & VISIBLE[letters[2:]]
-        cuts[[edge for found in self.added.finditer(data) for edge in found.span()]] = True
-        cuts[begin] = cuts[begin[1:] - 1] = True
+        spans = np.array([found.span() for found in self.added.finditer(data)], np.int64).reshape(-1, 2)
+        if self.spaced:
+            for low, high in spans.tolist():
+                cuts[low:high] = False
+        cuts[spans.ravel()] = cuts[begin] = cuts[begin[1:] - 1] = True
+        opens[begin] = opens[spans[:, 0]] = True
+        if self.each:
+            opens[spans[:, 1]] = True
         cuts = np.flatnonzero(cuts)
         pieces = np.ones(len(cuts) - 1, bool)
-        pieces[np.searchsorted(cuts, begin[1:] - 1)] = False  # the lines' ends
-        return cuts[:-1][pieces], cuts[1:][pieces]
+        pieces[np.searchsorted(cuts, begin[1:] - 1)] = False  # the gaps
+        starts = cuts[:-1][pieces]
+        return starts, cuts[1:][pieces], opens[starts]
 
-    def _kinds(self, data: bytes, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    def _kinds(self, data: bytes, starts: np.ndarray, ends: np.ndarray, opens: np.ndarray) -> np.ndarray:
         """The number of each piece's kind; kinds that were not met before are tokenised."""
         edges = np.stack([starts, ends], 1).ravel().astype(np.int32)  # every second one is what is between two pieces
         pieces = pa.Array.from_buffers(
             pa.string(), max(len(edges) - 1, 0), [None, pa.py_buffer(edges), pa.py_buffer(data)]
         )
-        found = pieces.take(pa.array(np.arange(0, len(edges), 2))).dictionary_encode()
-        words = found.dictionary.to_pylist()
-        if len(self.known) + len(words) > KEPT:
+        parts = [np.flatnonzero(opens == part) for part in (False, True)]
+        found = [pieces.take(pa.array(2 * part)).dictionary_encode() for part in parts]
+        words = [part.dictionary.to_pylist() for part in found]
+        if sum(map(len, (*self.known, *words))) > KEPT:
             self._forget()
-        new = [word for word in words if word not in self.known]
-        if new:
-            self._learn(new)
-        known = np.fromiter(map(self.known.__getitem__, words), np.int64, len(words))
-        return known[found.indices.to_numpy()]
+        kinds = np.empty(len(starts), np.int64)
+        for place, (backend, known) in enumerate(zip(self.backends, self.known, strict=True)):
+            new = [word for word in words[place] if word not in known]
+            if new:
+                known |= zip(new, range(len(self.counts), len(self.counts) + len(new)), strict=True)
+                self._learn(new, backend)
+            numbers = np.fromiter(map(known.__getitem__, words[place]), np.int64, len(words[place]))
+            kinds[parts[place]] = numbers[found[place].indices.to_numpy()]
+        return kinds
 
-    def _learn(self, words: list[str]) -> None:
+    def _learn(self, words: list[str], backend) -> None:
         self.tokenizer(words[0], add_special_tokens=False, verbose=False)  # sets truncation and padding to none
-        rows = self.tokenizer.backend_tokenizer.encode_batch(words, add_special_tokens=False)
-        ids = [row.ids for row in rows]
-        counts = np.fromiter(map(len, ids), np.int64, len(ids))
-        ids = np.fromiter(chain.from_iterable(ids), np.int64, int(counts.sum()))
+        rows = backend.encode_batch(words, add_special_tokens=False)
+        counts = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids = np.fromiter(chain.from_iterable(row.ids for row in rows), np.int64, int(counts.sum()))
         offsets = chain.from_iterable(chain.from_iterable(row.offsets for row in rows))
         offsets = np.fromiter(offsets, np.int64, 2 * len(ids)).reshape(-1, 2)
         first = np.concatenate([[0], np.cumsum(counts)])
         for place in [place for place, word in enumerate(words) if not word.isascii()]:
             own = slice(first[place], first[place + 1])
             offsets[own] = np.cumsum([0, *(len(letter.encode()) for letter in words[place])])[offsets[own]]
-        self.known |= zip(words, range(len(self.known), len(self.known) + len(words)), strict=True)
         self.counts = np.concatenate([self.counts, counts])
         self.tokens = np.concatenate([self.tokens, [ids, *offsets.T]], 1)
 
@@ -124,30 +144,46 @@ def word_tokens(tokenizer, is_usual: bool, cuts_bytes: bool) -> WordTokens | Non
         is_usual (`bool`): Whether its Python class does no more to a text than its backend does.
         cuts_bytes (`bool`): Whether its rules for words are known ones of a byte-level tokenizer.
     """
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    step, model, added = spec["pre_tokenizer"] or {}, spec["model"], spec["added_tokens"]
-    spaces = step.get("type") == "Metaspace" and step.get("split", True)
-    spaces = spaces and step["prepend_scheme"] in ("always", "never") and step["replacement"] == "\u2581"
-    if not is_usual or tokenizer.split_special_tokens or trims_offsets(tokenizer) or not (spaces or cuts_bytes):
+    backend = tokenizer.backend_tokenizer
+    spec = json.loads(backend.to_str())
+    model, added = spec["model"], spec["added_tokens"]
+    blanks = not cuts_bytes and cuts_blanks(spec)
+    if not is_usual or tokenizer.split_special_tokens or trims_offsets(tokenizer):
+        return None
+    if not (blanks or cuts_bytes or cuts_letters(spec["pre_tokenizer"])):
         return None
     if model["type"] not in MODELS or any(model.get(name) for name in RANDOM):
         return None
-    normal = steps(spec["normalizer"], "normalizers")
-    if not {one["type"] for one in normal} <= LEVEL:
+    normal = {step["type"] for step in steps(spec["normalizer"], "normalizers")}
+    if not normal <= (LEVEL | {"Prepend", "Replace"} if blanks else LEVEL):
         return None
-    if any(token["lstrip"] or token["rstrip"] or token["single_word"] for token in added):
+    if any(token["lstrip"] or token["rstrip"] or token["single_word"] or not token["content"] for token in added):
         return None
-    if normal and any(token["normalized"] for token in added):
-        return None
+    when = {token["normalized"] for token in added}
     names = [token["content"] for token in added]
-    return WordTokens(tokenizer, names) if _are_apart(names) else None
+    if (normal and True in when) or (len(when) > 1 and not _are_apart(names)):
+        return None  # those that are looked for in the normalised text are looked for later
+    cutters = steps(spec["pre_tokenizer"], "pretokenizers")
+    each = "Prepend" in normal or any(step.get("prepend_scheme") == "always" for step in cutters)
+    return WordTokens(tokenizer, names, inside(backend, spec) if blanks else backend, each)
 
 
 def _are_apart(names: list[str]) -> bool:
-    """Whether no two of these tokens can overlap in a text, and none holds a blank."""
-    if any(not name or re.search(r"\s", name) for name in names):
-        return False
+    """Whether no two of these tokens can overlap in a text."""
     together = "\0".join(names)
     begins = {name[:size] for name in names for size in range(1, len(name))}
     ends = {name[-size:] for name in names for size in range(1, len(name))}
     return begins.isdisjoint(ends) and not any(together.count(name) > 1 for name in names)
+
+
+def _longest(names: set[bytes]) -> bytes:
+    """A pattern for the longest of some names that comes next; each byte is looked at once, however many there are."""
+    low, high = min(names), max(names)
+    start = low[: next((place for place in range(len(low)) if low[place] != high[place]), len(low))]
+    rest: dict[bytes, set[bytes]] = {}
+    for name in names - {start}:
+        rest.setdefault(name[len(start) : len(start) + 1], set()).add(name[len(start) :])
+    if not rest:
+        return re.escape(start)
+    parts = b"|".join(_longest(rest[letter]) for letter in sorted(rest))
+    return re.escape(start) + b"(?:" + parts + b")" + (b"?" if start in names else b"")

@@ -194,6 +194,12 @@ def test_what_can_not_be_right_is_refused(flags, tiny, rows, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_an_adapter_is_told_from_a_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is an adapter and no model"):
+        flan_t5.main(["--model_name_or_path", str(tmp_path), "--predict", "Hello?", "--use_cpu"])
+
+
 def test_data_without_answers_is_refused(tiny, tmp_path):
     for content, message in (({"text": "a"}, "plain text"), ({"x": "a"}, "no format that is known")):
         data = write(tmp_path / "rows.jsonl", [content])
