@@ -209,7 +209,8 @@ class Tables:
                 if given != found:
                     raise TemplateError(
                         f"{type(self.encoder).__name__} gives other {what} than the tokenizer for {text[:200]!r}. "
-                        "Please report the tokenizer; it is an error in trainers/fast_tokens.py, rust_tokens.py or word_rules.py. "
+                        "Please report the tokenizer; it is an error in trainers/fast_tokens.py, rust_tokens.py or "
+                        "word_rules.py. "
                         "trainers.supervision.supervise labels rows one by one without them."
                     )
 
