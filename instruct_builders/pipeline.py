@@ -97,7 +97,7 @@ def build(
         "license": license_of(splits.values()),
         "sources": sources_of(builder),
         "options": {name: getattr(builder.config, name) for name in OPTIONS},
-        **{key: builder.account[key] for key in ("left_out", "settings") if key in builder.account},
+        **{key: builder.account[key] for key in ("left_out", "empty_splits", "settings") if key in builder.account},
         "steps": counts,
         "seed": seed,
         "test_size": test_size,

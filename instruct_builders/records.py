@@ -39,7 +39,7 @@ RECORD = pa.schema(
         "task": pa.string(),
         "template": pa.string(),
         "license": pa.string(),
-        "parent": pa.string(),  # id of the record this one was split, evolved or generated from
+        "parent": pa.string(),  # id of the record this one was split or evolved from; of FLAN rows the question's
         "meta": JSON,  # what the source said beyond these columns: an object, or null
     }
 )

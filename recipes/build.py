@@ -235,6 +235,8 @@ def show(built: pipeline.Built, target) -> None:
     )
     for entry in built.build.get("left_out", []):
         print(f"left out: {entry['task']}: {entry['reason']}")
+    for entry in built.build.get("empty_splits", []):
+        print(f"no {entry['split']} row: {entry['task']}: {entry['reason']}")
     if built.rejected:
         print(f"rejected per reason: {quarantine.reasons(built.rejected)}; each in {target / 'rejected.jsonl'}")
         print(quarantine.describe(built.rejected))

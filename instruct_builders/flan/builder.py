@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 from datasets.builder import Key
 
@@ -19,10 +21,12 @@ from instruct_builders.builder import COUNTS_FILE, InstructBuilder
 from instruct_builders.errors import ConfigError, SourceError
 from instruct_builders.flan import collection_files
 from instruct_builders.flan.config import SETTINGS, FlanConfig
-from instruct_builders.flan.prepare import Shard, divided, open_table, prepare
+from instruct_builders.flan.prepare import Shard, divided, hold_out, open_table, read, together, with_tests, write
 from instruct_builders.flan.render import render
 from instruct_builders.flan.source_rows import Unit, columns_of, task_files
 from instruct_builders.flan.task_files import find_tasks
+
+logger = logging.getLogger(__name__)
 
 EXAMPLES = "examples"  # folder of the tables between reading and rendering, inside the build's own
 CHUNK_BYTES = 32 << 20  # of rendered text at a time, about
@@ -33,12 +37,17 @@ class Flan(InstructBuilder):
     """FLAN tasks from YAML files, or rows of an existing collection, rendered zero-shot or few-shot.
 
     Every record names its `task`, its `template` (`rte/3`, `gsm8k/cot-3`, `niv2/definition+2`, `p3/...`), in `parent`
-    the example it was rendered from, and in `meta` the settings: `category`, `kind`, `metric`, `setting`, `shots`,
+    the question it asks, and in `meta` the settings: `category`, `kind`, `metric`, `setting`, `shots`,
     `option_style`, `inverted`, `cot`, and `answers` where several are accepted. The rows depend on the sources, the
     configuration and the seed, not on the number of processes.
 
-    A task whose dataset is missing or has lost a column is left out and named in `left_out`, in the account as well;
-    with `strict=True` it is an error.
+    All renderings and variants of a question, such as other chains of thought or another order of its options, have
+    one `parent`, so that a later split by it keeps them together.
+
+    A task whose dataset is missing, has lost a column or has no row that can be used is left out and named in
+    `left_out`, in the account as well; with `strict=True` it is an error. The account's `empty_splits` names the tasks
+    that have no row in a split, with the reason; there is no split in which none has any.
+    `max_bad_fraction` is about the other tasks' rows, and not about those that a budget filters out.
 
     Args:
         data_files (`str` or `list` or `dict`, *optional*): `"bundled"` for the sample rows of each task; the files
@@ -84,9 +93,10 @@ class Flan(InstructBuilder):
         if not units:
             reasons = "\n".join(f"  {entry['task']}: {entry['reason']}" for entry in self._left_out[:5])
             raise SourceError(f"flan: none of {len(self._left_out)} tasks can be read. The first:\n{reasons}")
+        units = collection_files.merged(units)
         if config.test_size:
-            units = [unit.with_test() for unit in units]
-        self.units = collection_files.merged(units)
+            units = with_tests(units)
+        self.units = units
         self.files = [file for unit in self.units for file in unit.files]
         self._task_of = {file.name: unit.task.name for unit in self.units for file in unit.files}
         self.fields = {"role", "content"}
@@ -143,30 +153,10 @@ class Flan(InstructBuilder):
     def _split_generators(self, dl_manager, num_proc: int = 1):
         folder = Path(self._output_dir) / EXAMPLES
         folder.mkdir()
-        tables, known = [], 0
-        for number, unit in enumerate(self.units):
-            try:
-                found, lines, counts = prepare(unit, self.config, folder / f"{number:06d}")
-            except SourceError as error:
-                self._leave_out(self.config, unit.task.name, error)
-                continue
-            for file, count, rejected in zip(unit.files, counts, lines, strict=True):
-                self._quarantine(Shard(file, known), rejected)
-                self._write_counts(count, known)
-                known += 1
-            tables += found
-            if not any(table.stop for table in found):
-                self._left_out.append({"task": unit.task.name, "reason": _nothing_left(counts)})
-        if not tables:
-            reasons = "\n".join(f"  {entry['task']}: {entry['reason']}" for entry in self._left_out[:5])
-            raise SourceError(f"flan: none of the tasks could be read. The first:\n{reasons}")
+        tables = self._examples(folder)
+        known = sum(len(unit.files) for unit in self.units)
         generators = []
-        for split in dict.fromkeys(table.file.split for table in tables):
-            if not any(table.stop for table in tables if table.file.split == split):
-                raise ConfigError(
-                    f"flan: no task has rows for the split {split!r}. With test_size={self.config.test_size}, a task "
-                    "needs two different examples for one to be held out."
-                )
+        for split in self._filled_splits(tables):
             groups = divided([table for table in tables if table.file.split == split], num_proc)
             for group in groups:
                 for place, shard in enumerate(group):
@@ -174,6 +164,46 @@ class Flan(InstructBuilder):
                     known += 1
             generators.append(datasets.SplitGenerator(name=split, gen_kwargs={"shards": groups}))
         return generators
+
+    def _examples(self, folder: Path) -> list[Shard]:
+        """Reads every task and writes its examples to the folder; one shard per file, in the order of `units`."""
+        tables: dict[int, list[Shard]] = {}
+        self._without_rows: set[str] = set()
+        indices = np.cumsum([0, *(len(unit.files) for unit in self.units)]).tolist()
+        for group in together(self.units, self.config):
+            found = {}
+            for number in group:
+                try:
+                    found[number] = read(self.units[number], self.config)
+                except SourceError as error:
+                    self._leave_out(self.config, self.units[number].task.name, error)
+            hold_out([(self.units[number], parts) for number, parts in found.items()], self.config)
+            for number, parts in found.items():
+                unit = self.units[number]
+                tables[number], lines, counts = write(unit, parts, self.config, folder / f"{number:06d}")
+                for index, (file, count, rejected) in enumerate(zip(unit.files, counts, lines, strict=True)):
+                    self._quarantine(Shard(file, indices[number] + index), rejected)
+                    self._write_counts(count, indices[number] + index)
+                if not any(table.stop for table in tables[number]):
+                    self._left_out.append({"task": unit.task.name, "reason": _nothing_left(counts)})
+                    self._without_rows.add(unit.task.name)
+        return [table for number in sorted(tables) for table in tables[number]]
+
+    def _filled_splits(self, tables: list[Shard]) -> list[str]:
+        """The splits in which a task has a row; another one is left out with a warning, but for `train`.
+
+        Raises:
+            SourceError: If there is a training file, or nothing else, and no row to train on.
+        """
+        filled = dict.fromkeys(table.file.split for table in tables if table.stop)
+        asked = any(file.split == "train" for file in self.files)
+        if "train" not in filled and (asked or not filled):
+            reasons = "\n".join(f"  {entry['task']}: {entry['reason']}" for entry in self._left_out[:5])
+            raise SourceError(f"flan: no task has a row to train on. Left out are {len(self._left_out)}:\n{reasons}")
+        for split in dict.fromkeys(table.file.split for table in tables):
+            if split not in filled:
+                logger.warning("flan: no task has a row for the split %r, so there is no such split.", split)
+        return list(dict.fromkeys(table.file.split for table in tables if table.file.split in filled))
 
     def _generate_tables(self, shards: list[list[Shard]]) -> Iterator[tuple[Key, pa.Table]]:
         for position, shard in enumerate(shard for group in shards for shard in group):
@@ -238,14 +268,50 @@ class Flan(InstructBuilder):
             quarantine.check_account(total, total["file"])
             total["rejected"] = dict(sorted(total["rejected"].items()))
         settings = {name: getattr(self.config, name) for name in SETTINGS}
-        return {"files": list(files.values()), "left_out": self._left_out, "settings": settings}
+        return {
+            "files": list(files.values()),
+            "left_out": self._left_out,
+            "empty_splits": self._empty_splits(list(files.values())),
+            "settings": settings,
+        }
+
+    def _empty_splits(self, files: list[dict]) -> list[dict]:
+        """`{"task", "split", "reason"}` where a task that is not left out has no row."""
+        found: dict[tuple[str, str], list[dict]] = {}
+        for entry in files:
+            if entry["task"] not in self._without_rows:
+                found.setdefault((entry["task"], entry["split"]), []).append(entry)
+        return [
+            {"task": task, "split": split, "reason": f"no {split} row: {_nothing_left(entries)}"}
+            for (task, split), entries in found.items()
+            if not any(entry["rows_out"] for entry in entries)
+        ]
+
+    def _check_fraction(self, account: dict, lines: list[dict]) -> None:
+        """As the base does, but a budget is a filter, and a task that is left out has its reason said already."""
+        files = [entry for entry in account["files"] if entry["task"] not in self._without_rows]
+        if any(entry["rows_out"] for entry in files):
+            wanted = {entry["file"] for entry in files}
+            lines = [line for line in lines if line["file"] in wanted and line["reason"] != "over_budget"]
+        super()._check_fraction(account | {"files": files}, lines)
 
     def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs):
         super()._download_and_prepare(dl_manager, verification_mode, **prepare_split_kwargs)
         shutil.rmtree(Path(self._output_dir) / EXAMPLES)
+        for name in [name for name, split in self.info.splits.items() if not split.num_examples]:
+            if name == "train":
+                raise SourceError(
+                    "flan: no row to train on is left once prompts are held to their budget and checked."
+                )
+            logger.warning("flan: no row of the split %r is left, so there is no such split.", name)
+            del self.info.splits[name]  # `datasets` can't open a split without rows
 
 
 def _nothing_left(counts: list[dict]) -> str:
+    rows = sum(count["rows_in"] for count in counts)
+    if not rows:
+        held = "; test_size holds out of two questions or more, of different source rows"
+        return "there are none" + held * all(count["split"] == "test" for count in counts)
     reasons = sum((Counter(count["rejected"]) for count in counts), Counter())
-    why = ", ".join(f"{reason} {many}" for reason, many in reasons.most_common()) or "there are none"
-    return f"none of its {sum(count['rows_in'] for count in counts)} rows can be used: {why}"
+    why = ", ".join(f"{reason} {many}" for reason, many in reasons.most_common())
+    return f"none of its {rows} rows can be used: {why}"

@@ -24,6 +24,7 @@ import yaml
 from instruct_builders import licenses, reader, sources
 from instruct_builders.errors import SourceError
 from instruct_builders.flan.config import FlanConfig
+from instruct_builders.flan.examples import text_of
 from instruct_builders.flan.source_rows import Rows, Unit, columns_of, read_rows
 from instruct_builders.flan.task_files import Task, parse_templates
 from instruct_builders.flan.templates import Template
@@ -44,7 +45,7 @@ def units(file: sources.SourceFile, config: FlanConfig) -> list[Unit]:
     """
     file = replace(file, license=file.license or "unknown")
     if config.collection == "niv2":
-        return [_niv2_unit(file, name, found, config) for name, found in _niv2_tasks(file.path).items()]
+        return [_niv2_unit(file, name, found, config) for name, found in _niv2_tasks(file.path, file.digest).items()]
     name = "flan" if config.collection == "flan" else _task_name(file)
     if config.collection == "cot":
         task = _cot_task(name)
@@ -68,7 +69,7 @@ def merged(found: list[Unit]) -> list[Unit]:
 def rows(file: sources.SourceFile, task: Task, schema: pa.Schema, config: FlanConfig) -> Iterator[Rows]:
     """The rows of one file of a collection, in the columns of its task."""
     if config.collection == "niv2":
-        yield _niv2_rows(_niv2_tasks(file.path)[task.name])
+        yield _niv2_rows(_niv2_tasks(file.path, file.digest)[task.name])
     elif config.collection == "cot":
         yield from _cot_rows(file, task, schema, config)
     else:
@@ -161,8 +162,12 @@ def _cot_rows(file: sources.SourceFile, task: Task, schema: pa.Schema, config: F
 
 
 @lru_cache(maxsize=2)
-def _niv2_tasks(path: str) -> dict[str, dict]:
-    """Task name -> its object, with the keys in lower case and `_` for blanks."""
+def _niv2_tasks(path: str, digest: str) -> dict[str, dict]:
+    """Task name -> its object, with the keys in lower case and `_` for blanks.
+
+    Args:
+        digest (`str`): Of the file's bytes: a file that has changed is read anew.
+    """
     name = Path(path).name
     try:
         given = json.loads(Path(path).read_bytes())
@@ -193,9 +198,8 @@ def _exemplars(entries: object) -> list[dict]:
         answer = _listed(entry.get("output"))[:1] if isinstance(entry, dict) else []
         if answer and isinstance(answer[0], str) and isinstance(entry.get("input"), str):
             explained = entry.get("explanation")
-            found.append(
-                {"input": entry["input"].strip(), "answer": answer[0].strip(), "explanation": explained or ""}
-            )
+            asked = text_of(pa.array([entry["input"]]), "input")[0].as_py()  # as an instance that asks the same
+            found.append({"input": asked, "answer": answer[0].strip(), "explanation": explained or ""})
     return found
 
 

@@ -48,7 +48,8 @@ class FlanConfig(InstructConfig):
             `"random"` draws header, marker and closing line per row; `"plain"` is one style, without labels.
         option_target (`str`, *optional*, defaults to `"label"`):
             The target where options are printed with labels: the `"label"`, or the option's `"text"` all the same.
-            Without labels, without options, and in inverted templates it is the text.
+            Without labels, without options, and in inverted templates it is the text. Options among which the
+            answer's text stands twice are printed without labels.
         cot (`bool` or `float`, *optional*, defaults to `False`):
             Whether tasks with a chain of thought ask for it, or the share of their rows that do.
         inverted (`float`, *optional*):
@@ -64,15 +65,18 @@ class FlanConfig(InstructConfig):
             to a line break; `"random"` draws one per row from a set.
         max_input_chars (`int`, *optional*):
             Longest prompt. Exemplars are taken off the end until it fits; a row that does not fit without any is
-            rejected as `over_budget`.
+            rejected as `over_budget`, which `max_bad_fraction` does not count.
         max_input_tokens (`int`, *optional*):
             The same in tokens of `count_tokens`, counted per exemplar and added up.
         count_tokens (`Callable[[list[str]], Sequence[int]]`, *optional*): Texts to their numbers of tokens.
         explanations (`bool`, *optional*, defaults to `False`): Whether niv2's exemplars come with their explanations.
         negatives (`int`, *optional*, defaults to 0): How many negative examples niv2's definitions are followed by.
         test_size (`float` or `int`, *optional*, defaults to 0):
-            Share or number of examples that are held out per task as `test`, where the task has no such split. Equal
-            examples stay together. A share is at least one example, a number at most half of a task.
+            Share or number of questions that are held out per task as `test`, where the task has no such split, or
+            trains on a file of a task that has none. All answers and chains of a question stay together, and so do
+            the rows that tasks make of one source row.
+            A share draws each question on its own, so it is met about, and by at least one; a number is at most
+            half of a task.
         seed (`int`, *optional*, defaults to 42): Of everything drawn.
     """
 

@@ -30,4 +30,9 @@ def below(limit: int | np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 def chosen(share: float, drawn: np.ndarray) -> np.ndarray:
     """Draws -> whether each is among the given share of all."""
-    return (drawn >> np.uint64(11)).astype(np.float64) * 2.0**-53 < share
+    return uniform(drawn) < share
+
+
+def uniform(drawn: np.ndarray) -> np.ndarray:
+    """Draws -> float64 from 0 to below 1."""
+    return (drawn >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -2,8 +2,8 @@
 
 An example has one text column per slot of its task, `answer`, `chain` where there is one, and beside them
 `_options` (list of texts), `_position` (of the answer among them, -1 where there are none), `_answers` (list of all
-accepted answers, null where there is only the one), `_row` (its number among the task's source rows) and `_id` (hash
-of what it says, which all its renderings share as `parent`).
+accepted answers, null where there is only the one), `_row` (its number among the task's source rows) and `_question`
+(hash of what it asks, which all renderings of that question share as `parent`, whatever answer or chain they give).
 
 White space at a text's end and line breaks at its start are cut, and of one line the blanks at its start: the template
 decides what stands around a text.
@@ -96,14 +96,20 @@ def examples_of(task: Task, table: pa.Table, rows: np.ndarray) -> tuple[pa.Table
     )
     good = pa.array(faults.first < 0)
     examples = examples.filter(good).combine_chunks()
-    return examples.append_column("_id", example_ids(examples)), faults.verdict()
+    return examples.append_column("_question", question_ids(examples)), faults.verdict()
 
 
-def example_ids(examples: pa.Table) -> pa.Array:
-    """The id of each example: the same for the same texts and options under the same names, whatever the task."""
-    size, names = len(examples), [name for name in examples.column_names if not name.startswith("_")]
+def question_ids(examples: pa.Table) -> pa.Array:
+    """What each example asks, as 32 hex digits: of its slots without answer and chain, and of its options as a set.
+
+    Equal ids are the same question, whatever its answer, its chain, the order of its options and the task. What an
+    inverted template asks for is one of these slots, so its renderings share the id as well.
+    """
+    size = len(examples)
+    names = [name for name in examples.column_names if not name.startswith("_") and name not in ("answer", "chain")]
     texts = [one_array(examples[name]) for name in names]
     flat, counts, _ = flat_list(one_array(examples["_options"]))
+    flat = flat.take(_sorted_within(flat, counts))
     width = len(names)
     offsets = np.concatenate([[0], np.cumsum(width + counts)])
     # Flat turns: the slots of row 0, its options, the slots of row 1, ...
@@ -116,6 +122,15 @@ def example_ids(examples: pa.Table) -> pa.Array:
     contents = pa.concat_arrays([*texts, flat.cast(pa.string())]).take(pa.array(order))
     roles = pa.array([*names, "_option"]).take(pa.array(np.minimum(order // max(size, 1), width)))
     return content_ids(pa.table({"messages": nest(offsets, {"role": roles, "content": contents})}))
+
+
+def _sorted_within(values: pa.Array, counts: np.ndarray) -> pa.Array:
+    """The order in which the texts of each list, one list after the other, are sorted."""
+    encoded = values.cast(pa.string()).dictionary_encode()
+    rank = np.empty(len(encoded.dictionary), np.int64)
+    rank[pc.array_sort_indices(encoded.dictionary).to_numpy()] = np.arange(len(rank))
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return pa.array(np.lexsort((rank[encoded.indices.to_numpy()], owner)))
 
 
 def check_columns(schema: pa.Schema, paths: list[str], where: str) -> None:
@@ -167,7 +182,10 @@ def text_of(array: pa.Array, where: str) -> pa.Array:
     kind = array.type
     if pa.types.is_nested(kind):
         raise SourceError(f"{where} is {kind}: a list needs join or index, an object the name of what is inside.")
-    text = array.cast(pa.string())
+    try:
+        text = array.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise SourceError(f"{where} is {kind}, and not text in UTF-8: {error}") from error
     if pa.types.is_floating(kind):
         whole = pc.match_substring_regex(text, r"^-?\d+$")
         return pc.if_else(whole, pc.binary_join_element_wise(text, ".0", ""), text)

@@ -1,6 +1,7 @@
 """Exemplars: which ones a row gets, and how they and the row become one prompt within its budget.
 
-Exemplars are of the row's own template and option style, as in FLAN, all different, and never the row's own example.
+Exemplars are of the row's own template and option style, as in FLAN, all different, and never the row's own
+question.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def choose(
     """Draws exemplars from a pool.
 
     Args:
-        own (`np.ndarray`): int `(n,)`, position of each row's own example in the pool, -1 where it is not there.
+        own (`np.ndarray`): int `(n,)`, position of each row's own question in the pool, -1 where it is not there.
         unit (`np.ndarray`): int `(n,)`, counters for the draws.
         wanted (`np.ndarray`): int `(n,)`, exemplars per row.
         most (`int`): The most that any row may want; not what some of the rows do, or slices would draw otherwise.

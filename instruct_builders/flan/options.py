@@ -1,7 +1,8 @@
 """The options block of a prompt: a header, one line per option, and sometimes a closing line.
 
 The styles are drawn per rendering from 12 headers x 14 markers x 3 endings. A marker with a label (`(A)`, `1.`) makes
-the label the target, as FLAN does; one without (`-`) leaves the option's text.
+the label the target, as FLAN does; one without (`-`) leaves the option's text. A row in which the answer's text stands
+twice among its options has two right labels, so its options are printed without labels, and it is no exemplar.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from instruct_builders.flan.examples import flat_list
+from instruct_builders.records import one_array
 
 HEADERS = (
     "Options:",
@@ -43,6 +45,7 @@ MARKERS = (
     ("", "1", ". "),
     ("", "1", ") "),
 )
+UNLABELLED = sum(not kind for _, kind, _ in MARKERS)  # they come first
 ENDINGS = ("", "\nOnly one of them is right.", "\nGive one of them as the answer.")
 
 
@@ -100,3 +103,12 @@ def labels(marker: np.ndarray, position: np.ndarray) -> pa.Array:
     most = int(position.max(initial=0)) + 1
     names = pa.array([label(kind, place) for kind in range(len(MARKERS)) for place in range(most)], pa.string())
     return names.take(pa.array(marker * most + position))
+
+
+def ambiguous(examples: pa.Table) -> np.ndarray:
+    """Whether each example's answer stands more than once among its options: bool `(n,)`."""
+    values, counts, _ = flat_list(one_array(examples["_options"]))
+    owner = np.repeat(np.arange(len(counts)), counts)
+    same = pc.equal(values.cast(pa.string()), one_array(examples["answer"]).take(pa.array(owner)))
+    hits = same.fill_null(False).to_numpy(zero_copy_only=False)
+    return np.bincount(owner[hits], minlength=len(counts)) > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,8 @@ def render(
         where the prompt is within its budget; and for each row the position of its example.
     """
     what = assign(task, examples["_row"].to_numpy(), config)
+    twice = (what.marker >= options.UNLABELLED) & options.ambiguous(examples)[what.example]
+    what = replace(what, marker=np.where(twice, what.marker % options.UNLABELLED, what.marker))
     inputs, targets = texts(task.templates, examples, what, config.option_target)
     own = examples["_own"].to_numpy()[what.example]
     prompts, shots, over = few_shot.prompts(task, inputs, what, own, pool, config)
@@ -55,7 +58,7 @@ def render(
             "messages": _messages(prompts, targets),
             "task": names.take(pa.array(what.example)),
             "template": ids,
-            "parent": one_array(examples["_id"]).take(pa.array(what.example)),
+            "parent": one_array(examples["_question"]).take(pa.array(what.example)),
             "meta": _with_answers(meta, one_array(examples["_answers"]).take(pa.array(what.example))),
         }
     )

@@ -29,7 +29,7 @@ class Unit:
 
     Args:
         files (`tuple`): [`SourceFile`]s, each with our name of its split.
-        schemas (`tuple`): Per file, the columns to read.
+        schemas (`tuple`): Per file that is read, the columns to read.
         held_out (`bool`): Whether `files` ends with the training files once more, as `test`, for held-out rows.
     """
 
@@ -39,9 +39,7 @@ class Unit:
     held_out: bool = False
 
     def with_test(self) -> Unit:
-        """With a place for rows that are held out, where the task has no test split of its own."""
-        if any(file.split == "test" for file in self.files):
-            return self
+        """With a place for rows that are held out of its training files."""
         files = tuple(replace(file, split="test") for file in self.files if file.split == "train")
         return replace(self, files=self.files + files, held_out=True)
 
@@ -205,10 +203,14 @@ def _parquet_rows(file: sources.SourceFile, schema: pa.Schema) -> Iterator[Rows]
         groups = [source.metadata.row_group(place) for place in range(source.metadata.num_row_groups)]
         weight = sum(group.total_byte_size for group in groups) // max(source.metadata.num_rows, 1)
         size = min(max(BATCH_BYTES // max(weight, 1), 1), BATCH_ROWS)
-        for batch in source.iter_batches(batch_size=size, columns=schema.names):
+        batches = source.iter_batches(batch_size=size, columns=schema.names)
+        while True:
             try:
+                batch = next(batches, None)
+                if batch is None:
+                    return
                 batch.validate(full=True)
-            except pa.ArrowInvalid as error:
-                raise SourceError(f"{file.name}: rows {row} to {row + len(batch)}: {error}") from error
+            except (pa.ArrowInvalid, OSError) as error:
+                raise SourceError(f"{file.name}: the rows from {row} on can't be read: {error}") from error
             yield Rows(pa.table(batch), np.arange(row, row + len(batch)), [])
             row += len(batch)

@@ -130,8 +130,7 @@ def load_task(path: str | os.PathLike) -> Task:
     _check_choice(given["kind"], KINDS, f"{where}: kind")
     _check_choice(given["metric"], METRICS, f"{where}: metric")
     for key in ("category", "license"):
-        if not isinstance(given[key], str) or not given[key]:
-            raise ConfigError(f"{where}: {key} is {given[key]!r}; text belongs there.")
+        _check_text(given[key], f"{where}: {key}")
     _check_source(given["source"], where)
     _check_columns(given["columns"], where)
     _check_options(given.get("options"), where)
@@ -184,7 +183,8 @@ def parse_templates(task: Task, plain: object, cot: object, where: str) -> tuple
 
 def _check_keys(given: object, allowed: Sequence[str], required: Sequence[str], where: str) -> None:
     if not isinstance(given, dict):
-        raise ConfigError(f"{where}: a mapping with the keys {', '.join(required)} belongs here, not {given!r:.80}.")
+        keys = ", ".join(required) or " or ".join(allowed)
+        raise ConfigError(f"{where}: a mapping with the keys {keys} belongs here, not {given!r:.80}.")
     for key in given:
         if key not in allowed:
             raise ConfigError(
@@ -202,8 +202,16 @@ def _check_choice(given: object, allowed: Sequence[str], where: str) -> None:
         )
 
 
+def _check_text(given: object, where: str) -> None:
+    if not isinstance(given, str) or not given:
+        raise ConfigError(f"{where} is {given!r}; text belongs there.")
+
+
 def _check_source(source: object, where: str) -> None:
     _check_keys(source, ("path", "config", "revision", "splits"), ("path",), f"{where}: source")
+    for key in ("path", "config", "revision"):
+        if source.get(key) is not None:
+            _check_text(source[key], f"{where}: source.{key}")
     splits = source.get("splits", {"train": "train"})
     if not isinstance(splits, dict) or "train" not in splits:
         raise ConfigError(f"{where}: source.splits maps our splits to theirs, and train must be among them.")
@@ -216,6 +224,7 @@ def _check_column(spec: object, where: str) -> None:
     if isinstance(spec, str) and spec:
         return
     _check_keys(spec, ("column", "join", "index", "cut"), ("column",), where)
+    _check_text(spec["column"], f"{where}: column")
     both = "join" in spec and "index" in spec
     if both or not isinstance(spec.get("join", ""), str) or not isinstance(spec.get("index", 0), int):
         raise ConfigError(f"{where}: beside column, there is a text to join with or the index of one element.")
@@ -259,6 +268,7 @@ def _check_options(options: object, where: str) -> None:
 
 def _check_answer(answer: object, options: object, where: str) -> None:
     _check_keys(answer, ("column", "as", "base", "keys", "empty"), ("column",), f"{where}: answer")
+    _check_text(answer["column"], f"{where}: answer.column")
     kind = answer.get("as", "text")
     _check_choice(kind, ANSWERS, f"{where}: answer.as")
     if kind in ("index", "key") and not options:
@@ -270,5 +280,7 @@ def _check_answer(answer: object, options: object, where: str) -> None:
         raise ConfigError(
             f"{where}: answer.as is 'key', so answer.keys must name the column with the options' labels."
         )
+    for label in keys if isinstance(keys := answer.get("keys", "text"), list) else [keys]:
+        _check_text(label, f"{where}: answer.keys")
     if not isinstance(answer.get("base", 0), int) or not isinstance(answer.get("empty", ""), str):
         raise ConfigError(f"{where}: answer.base is a whole number, and answer.empty is text.")

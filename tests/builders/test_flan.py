@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -183,14 +184,153 @@ def test_whole_examples_are_held_out_and_never_exemplars(flan):
     builder = flan(found, test_size=0.25, shots=4, templates_per_row=2, setting="fs_noopt")
     train, test = builder.as_dataset(split="train"), builder.as_dataset(split="test")
     assert not set(train["parent"]) & set(test["parent"])
-    assert len(set(test["parent"])) == 15 and len(test) == 15 * 2 * 2
+    questions = len(set(test["parent"]))
+    assert 5 <= questions <= 25 and len(test) == questions * 2 * 2
     held = {row["messages"][0]["content"].split("\n\n")[-1] for row in test if not row["meta"]["inverted"]}
     held = {prompt.split("Text ")[1].split()[0] for prompt in held}
     for row in [*train, *test]:
         shots = row["messages"][0]["content"].split("\n\n")[:-1]
         assert not {shot.split("Text ")[1].split()[0] for shot in shots} & held
     entries = {entry["split"]: entry for entry in builder.account["files"]}
-    assert entries["train"]["rows_in"] == 90 and entries["test"]["rows_in"] == 30
+    assert entries["test"]["rows_in"] == 2 * questions and entries["train"]["rows_in"] == 120 - 2 * questions
+
+
+def test_a_question_is_on_one_side_whatever_its_answer_or_the_order_of_its_options(flan):
+    spec = task(answer={"column": "mood"}, options={"column": "moods"})
+    moods = ["good", "bad", "so so"]
+    found = [
+        {"text": row["text"], "mood": moods[turn], "moods": moods[turn:] + moods[:turn]}
+        for row in rows(80)
+        for turn in range(3)
+    ]
+    builder = flan(found, spec, test_size=0.3, shots=4, setting="fs_noopt", inverted=0.0)
+    splits = builder.as_dataset()
+    assert len(splits["test"]) % 3 == 0 and len({*splits["test"]["parent"], *splits["train"]["parent"]}) == 80
+    asked = {
+        name: [re.findall(r"Text \d+ ", row["messages"][0]["content"]) for row in splits[name]] for name in splits
+    }
+    held = {texts[-1] for texts in asked["test"]}
+    assert len(held) == len(splits["test"]) / 3
+    assert not held & {text for texts in asked["train"] for text in texts}
+    for *shots, own in [*asked["train"], *asked["test"]]:
+        assert own not in shots and len(set(shots)) == len(shots) == 4 and not held & set(shots)
+
+
+@pytest.fixture
+def passages(tmp_path) -> Path:
+    """120 rows as SQuAD has them. Every third shares context and answer with the next: one question to generate."""
+    found = []
+    for n in range(120):
+        place = n - n % 3 + min(n % 3, 1)
+        context = f"Town{place}. It has key{place} and more."
+        found.append(
+            {
+                "id": str(n),
+                "title": f"Town{place}",
+                "context": context,
+                "question": f"What is there, asks asker{n}x?",
+                "answers": {"text": [f"key{place}"], "answer_start": [context.index("key")]},
+            }
+        )
+    return write_jsonl(tmp_path / "passages.jsonl", found)
+
+
+@pytest.mark.parametrize("size", [0.2, 20])
+def test_tasks_over_the_same_file_hold_out_the_same_rows(flan, passages, size):
+    tasks = ["squad", "squad_question_generation"]
+    files = {name: str(passages) for name in tasks}
+    options = {"test_size": size, "shots": 3, "templates_per_row": "all"}
+    splits = flan(tasks=tasks, data_files=files, **options).as_dataset()
+    asked = {name: [re.findall(r"asker(\d+)x", str(row["messages"])) for row in splits[name]] for name in splits}
+    # Every template of both tasks says the question, except those that ask for a key or text from elsewhere.
+    held = {texts[-1] for texts in asked["test"] if texts}
+    assert 10 <= len(held) <= 50
+    for name in tasks:
+        test = [row for row in splits["test"] if row["task"] == name]
+        assert {asker for row in test for asker in re.findall(r"asker(\d+)x", row["messages"][-1]["content"])} <= held
+        assert len(test) == 10 * len(held)
+    assert not held & {text for texts in asked["train"] for text in texts}
+    assert not held & {text for texts in asked["test"] for text in texts[:-1] if texts[-1] != text}
+
+
+def test_tasks_hold_out_the_same_rows_in_builds_of_their_own(flan, tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", [*rows(100), {"text": "hidden", "label": -1}])
+    held = []
+    for name, changes in {"one": {}, "other": {"columns": {"line": "text"}, "answer": {"column": "text"}}}.items():
+        spec = task(**changes) if name == "one" else task(**changes, options=None, templates=asked_of_line())
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(spec))
+        builder = flan(tasks=str(tmp_path / f"{name}.yaml"), test_size=0.3, inverted=0.0, setting="zs_noopt")
+        test = [prompt for prompt, _ in texts(builder, "test")]
+        held.append({re.search(r"Text \d+ of", prompt)[0] for prompt in test if "hidden" not in prompt})
+    assert held[0] == held[1] and 15 <= len(held[0]) <= 45
+
+
+def test_a_task_with_a_test_split_does_not_train_on_what_another_holds_out(flan, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_jsonl(folder / "train.jsonl", rows(60))
+    write_jsonl(folder / "dev.jsonl", rows(5, start=60))
+    for name, splits in {"one": {"train": "train", "test": "dev"}, "two": {"train": "train", "dev": "dev"}}.items():
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(task(source={"path": "data", "splits": splits})))
+    splits = flan(tasks=str(tmp_path), test_size=0.3).as_dataset()
+    asked = {name: [re.search(r"Text \d+ ", str(row["messages"]))[0] for row in splits[name]] for name in splits}
+    assert not set(asked["train"]) & set(asked["test"])
+    assert len(asked["train"]) + len(asked["test"]) == 60 + 60 + 5 and len(asked["test"]) > 15
+
+
+def asked_of_line() -> list[dict]:
+    asked = [{"input": f"Line {n}: {{line}}", "target": "{answer}"} for n in range(8)]
+    return asked + [{"input": f"{n} {{answer}}", "target": "{line}", "inverted": True} for n in range(2)]
+
+
+def test_a_task_without_a_test_row_has_none_and_says_so(flan, tmp_path, caplog):
+    same = [{"text": "same", "label": 0}] * 3
+    builder = flan(same, test_size=0.2)
+    assert builder.as_dataset().num_rows == {"train": 3}
+    assert "no task has a row for the split 'test'" in caplog.text
+    (entry,) = builder.account["empty_splits"]
+    assert (entry["task"], entry["split"]) == ("mood", "test") and "two questions or more" in entry["reason"]
+    assert not builder.left_out
+    pipeline.build(Flan(tasks=str(tmp_path / "mood.yaml"), test_size=0.2, format="record", cache_dir=str(tmp_path)))
+
+    write_jsonl(tmp_path / "more.jsonl", rows(9))
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump(task(source={"path": "more.jsonl"})))
+    builder = flan(tasks=str(tmp_path), test_size=2)
+    assert builder.as_dataset().num_rows == {"train": 3 + 7, "test": 2}
+    assert [entry["task"] for entry in builder.account["empty_splits"]] == ["mood"]
+
+
+def test_a_split_that_a_budget_empties_is_left_out(flan, tmp_path, caplog):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    long = [{"text": "long " * 100, "label": 0}] * 2
+    spec = task(source={"path": "data", "splits": {"train": "train", "test": "dev"}})
+    for train, test in ((rows(5), long), (long, rows(5))):
+        write_jsonl(folder / "train.jsonl", train)
+        write_jsonl(folder / "dev.jsonl", test)
+        if train is long:
+            with pytest.raises(SourceError, match="no row to train on is left"):
+                flan(None, spec, max_input_chars=90, setting="zs_noopt")
+            continue
+        builder = flan(None, spec, max_input_chars=90, setting="zs_noopt")
+        assert builder.as_dataset().num_rows == {"train": 5} and "no row of the split 'test' is left" in caplog.text
+        reason = "no test row: none of its 2 rows can be used: over_budget 2"
+        assert builder.account["empty_splits"] == [{"task": "mood", "split": "test", "reason": reason}]
+        again = Flan(tasks=str(tmp_path), max_input_chars=90, setting="zs_noopt", cache_dir=str(tmp_path / "cache"))
+        again.download_and_prepare()
+        assert again.as_dataset().num_rows == {"train": 5}
+
+
+def test_nothing_to_train_on_is_an_error_with_the_reasons(flan):
+    with pytest.raises(
+        SourceError, match=r"no task has a row to train on.*\n  mood: none of its 4 rows .* null_field 4"
+    ):
+        flan([{"text": "x", "label": -1}] * 4)
+
+
+def test_files_for_a_test_split_alone_are_enough(flan, tmp_path):
+    path = write_jsonl(tmp_path / "mine.jsonl", rows(4))
+    assert flan(data_files={"test": str(path)}, test_size=0.5).as_dataset().num_rows == {"test": 4}
 
 
 def test_splits_of_a_local_folder_go_by_the_files_names(flan, tmp_path):
@@ -283,6 +423,19 @@ def test_a_budget_smaller_than_the_row_is_a_counted_reason(flan):
     assert all(len(prompt.split()) <= 20 for prompt, _ in texts(words))
 
 
+def test_only_bad_rows_of_tasks_that_are_used_count_as_bad(flan, tmp_path):
+    """A budget is a filter, and a task that is left out has its reason said."""
+    flan([*rows(20), *[{"text": "long " * 100, "label": 0}] * 3], setting="fs_noopt", max_input_chars=90)
+    with pytest.raises(TooManyRejected, match="3 of 3 rows"):
+        flan([{"text": "long " * 100, "label": 0}] * 3, setting="zs_noopt", max_input_chars=90)
+    write_jsonl(tmp_path / "rows.jsonl", rows(9))
+    write_jsonl(tmp_path / "hidden.jsonl", [{"text": "x", "label": -1}] * 50)
+    (tmp_path / "hidden.yaml").write_text(yaml.safe_dump(task(source={"path": "hidden.jsonl"})))
+    builder = flan(tasks=str(tmp_path))
+    assert [entry["reason"] for entry in builder.left_out] == ["none of its 50 rows can be used: null_field 50"]
+    assert sum(entry["rows_in"] for entry in builder.account["files"]) == 59 and len(builder.rejected) == 50
+
+
 def count_words(given: list[str]) -> list[int]:
     return [len(text.split()) for text in given]
 
@@ -292,17 +445,23 @@ def test_a_task_that_can_not_be_read_is_left_out(flan, tmp_path):
     write_jsonl(tmp_path / "other.jsonl", [{"txt": "a", "label": 1}])
     pq.write_table(pa.table({"text": [1.5], "label": [{"a": 1}]}), tmp_path / "odd.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1")
+    pq.write_table(pa.table({"text": [b"\xff\xfe"], "label": [1]}), tmp_path / "binary.parquet")
+    pq.write_table(pa.table({"text": ["a b c"] * 99, "label": [1] * 99}), tmp_path / "torn.parquet")
+    torn = bytearray((tmp_path / "torn.parquet").read_bytes())
+    torn[4:60] = b"\xff" * 56  # the pages; the footer with the schema is whole
+    (tmp_path / "torn.parquet").write_bytes(torn)
     sources = {"good": "rows.jsonl", "gone": "gone.jsonl", "column": "other.jsonl", "damaged": "broken.parquet"}
-    sources["odd"] = "odd.parquet"
+    sources |= {name: f"{name}.parquet" for name in ("odd", "binary", "torn")}
     for name, path in sources.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(task(source={"path": path})))
     builder = flan(tasks=str(tmp_path))
     assert builder.as_dataset(split="train").num_rows == 4
     reasons = {entry["task"]: entry["reason"] for entry in builder.left_out}
-    assert reasons.keys() == {"gone", "column", "damaged", "odd"}
+    assert reasons.keys() == {"gone", "column", "damaged", "odd", "binary", "torn"}
     assert "gone.jsonl" in reasons["gone"]
     assert "has no column 'text'; it has txt, label. Did you mean 'txt'?" in reasons["column"]
     assert "Parquet" in reasons["damaged"] and "struct" in reasons["odd"]
+    assert "text is binary, and not text in UTF-8" in reasons["binary"] and "torn.parquet" in reasons["torn"]
     assert builder.account["left_out"] == builder.left_out
     again = Flan(tasks=str(tmp_path), cache_dir=str(tmp_path / "cache"))  # served from the cache
     assert [entry["task"] for entry in again.left_out] == [entry["task"] for entry in builder.left_out]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,6 +86,53 @@ def test_a_niv2_test_row_is_no_exemplar(flan, tmp_path):
     ((held, answer),) = texts(builder, "test")
     assert answer not in held
     assert all(answer not in prompt for prompt, _ in texts(builder))
+
+
+def test_a_positive_example_is_told_by_what_it_asks(flan, tmp_path):
+    asked = "  Two lines:\nWhat says sound 1?\n"  # an input of several lines keeps the blanks of its first
+    entry = {**NIV2, "Positive Examples": [{"input": asked, "output": "animal 1"}, *NIV2["Positive Examples"]]}
+    (tmp_path / "t.json").write_text(json.dumps({**entry, "Instances": [{"input": asked, "output": ["animal 1"]}]}))
+    ((prompt, _),) = texts(flan(tmp_path / "t.json", "niv2", shots=1))
+    assert prompt.count("Two lines") == 1 and "animal 0" in prompt
+
+
+def test_a_niv2_file_that_has_changed_is_read_anew(flan, tmp_path):
+    for word in ("owl", "eel"):
+        text = json.dumps({**NIV2, "Instances": [{"input": f"What is an {word}?", "output": [word]}]})
+        (tmp_path / "t.json").write_text(text)
+        assert [answer for _, answer in texts(flan(tmp_path / "t.json", "niv2"))] == [word]
+
+
+def test_tasks_in_one_niv2_file_hold_out_rows_of_their_own(flan, tmp_path):
+    """Row 3 of one task is not row 3 of another, though the file is the same."""
+    tasks = {
+        f"task{n}": {
+            "Definition": ["Name it."],
+            "Positive Examples": [],
+            "Instances": [{"input": f"Input {row} of {n}", "output": ["x"]} for row in range(40)],
+        }
+        for n in range(2)
+    }
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+    test = flan(tmp_path / "tasks.json", "niv2", test_size=0.4).as_dataset(split="test")
+    held = [{row["messages"][0]["content"].split()[-4] for row in test if row["task"] == name} for name in tasks]
+    assert all(8 <= len(found) <= 24 for found in held) and held[0] != held[1]
+
+
+@pytest.mark.parametrize("options", [{}, {"setting": "fs_noopt", "shots": 4}], ids=["zero-shot", "few-shot"])
+def test_chains_of_one_question_are_on_one_side(flan, tmp_path, options):
+    lines = [f"Is question{n}x so?\t{n % 5}\tReason {chain}.\n" for n in range(300) for chain in range(3)]
+    (tmp_path / "sums.tsv").write_text("".join(lines))
+    splits = flan(tmp_path / "sums.tsv", "cot", cot=False, test_size=0.2, **options).as_dataset()
+    asked = {
+        name: [re.findall(r"question\d+x", " ".join(turn["content"] for turn in row["messages"])) for row in split]
+        for name, split in splits.items()
+    }
+    held = {found[-1] for found in asked["test"]}
+    assert 40 <= len(held) <= 80 and len(splits["test"]) == 3 * len(held) == 3 * len(set(splits["test"]["parent"]))
+    assert not held & {text for found in asked["train"] for text in found}
+    for *shots, own in [*asked["train"], *asked["test"]]:
+        assert own not in shots and not held & set(shots) and len(set(shots)) == options.get("shots", 0)
 
 
 def test_p3_rows_lose_what_belongs_to_a_training_script(flan, tmp_path):
@@ -177,7 +225,9 @@ def test_real_cot_files(flan, shared_data: Path, options):
     splits = data.as_dataset()
     assert sum(splits.num_rows.values()) == sum(map(len, found.values())) == 10_618
     if "test" in splits:
-        assert splits["test"].num_rows == 747 + 108 + 206
+        for name, rows in found.items():
+            held = sum(row["task"] == name for row in splits["test"])
+            assert abs(held / len(rows) - 0.1) < 0.03
         assert not set(splits["test"]["parent"]) & set(splits["train"]["parent"])
         return
     for name, rows in found.items():
@@ -190,7 +240,7 @@ def test_real_cot_files(flan, shared_data: Path, options):
 
 @pytest.mark.shared_data
 def test_real_p3_files(flan, shared_data: Path):
-    builder = flan(shared_data / "flan/t0", "p3", max_bad_fraction=0.05, num_proc=2)
+    builder = flan(shared_data / "flan/t0", "p3", max_bad_fraction=0.01, num_proc=2)
     data = builder.as_dataset(split="train")
     assert len(builder.account["files"]) == len(list((shared_data / "flan/t0").glob("*.jsonl"))) == 106
     assert len(set(data["task"])) == 103  # three files have no answer in any row

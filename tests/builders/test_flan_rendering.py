@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from itertools import pairwise
 
 import numpy as np
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from instruct_builders.flan import few_shot, options
 from instruct_builders.flan.assign import assign
 from instruct_builders.flan.config import FlanConfig
-from instruct_builders.flan.draws import below, chosen, draw
+from instruct_builders.flan.draws import below, chosen, draw, uniform
 from instruct_builders.flan.examples import examples_of
-from instruct_builders.flan.prepare import Shard, divided, held_out
+from instruct_builders.flan.hold_out import held_out, linked
+from instruct_builders.flan.prepare import Shard, divided
 from instruct_builders.flan.render import render
 from instruct_builders.flan.task_files import Task, parse_templates
 from instruct_builders.records import REJECTED, one_array
@@ -27,6 +29,8 @@ ASKED = [{"input": f"Q{n}: {{text}}\n\n{{options_}}", "target": "{answer}"} for 
 INVERTED = [{"input": "Ask for {answer}.", "target": "{text}", "inverted": True}] * 2
 TASK = Task("pick", (), {"text": "text"}, {"column": "answer"}, {"column": "options"})
 TASK = Task(**{**TASK.__dict__, "templates": parse_templates(TASK, ASKED + INVERTED, None, "pick.yaml")})
+
+SEED = st.integers(0, 99)
 
 
 def examples(found: list[dict], start: int = 0) -> pa.Table:
@@ -182,25 +186,35 @@ def test_every_exemplar_has_its_turn():
     assert often.min() > 1_000 and often.max() < 1_400
 
 
-@settings(max_examples=60, deadline=None)
+ENTRY = st.tuples(st.integers(0, 20), st.integers(0, 12), st.integers(0, 1))  # row, question, task
+
+
+@settings(max_examples=200, deadline=None)
+@example(found=[(0, 0, 0), (1, 0, 0), (1, 0, 1), (2, 1, 1), (3, 2, 0)], size=0.5, seed=0)
 @given(
-    st.lists(st.tuples(st.integers(0, 12), st.sampled_from("ab")), min_size=1, max_size=60),
-    st.one_of(st.floats(0, 0.9), st.integers(0, 9)),
-    st.integers(0, 99),
+    st.lists(ENTRY, min_size=1, max_size=60), st.one_of(st.floats(0, 0.9, exclude_min=True), st.integers(1, 9)), SEED
 )
-def test_held_out_examples_are_whole_and_counted_per_task(found, size, seed):
-    found = [(f"{task}{n}", task) for n, task in found]
-    ids, tasks = (pa.array(list(column)) for column in zip(*found, strict=True))
-    mask = held_out(ids, tasks, np.arange(len(found)), size, seed, "x")
-    held, kept = (
-        {one for one, out in zip(found, mask, strict=True) if out is np.bool_(state)} for state in (True, False)
-    )
-    assert not held & kept
-    for name in {task for _, task in found}:
-        many = len({one for one in found if one[1] == name})
-        out = len({one for one in held if one[1] == name})
-        wanted = max(np.round(many * size), size > 0) if isinstance(size, float) else min(size, many // 2)
-        assert out == min(wanted, many - 1)
+def test_neither_rows_nor_questions_are_on_both_sides(found, size, seed):
+    row, question, task = (np.unique(column, return_inverse=True)[1] for column in zip(*found, strict=True))
+    drawn = uniform(draw(seed, "digest", "held out", row))
+    mask = held_out(row, question, task, drawn, size)
+    for key in (row, question):
+        assert not set(key[mask]) & set(key[~mask])
+    if len(set(task)) == 1:
+        group = linked(row, question)
+        many, out = len(set(group)), len(set(group[mask]))
+        assert out == min(size, many // 2) if isinstance(size, int) else min(1, many - 1) <= out <= max(many - 1, 0)
+    again = held_out(row[::-1], question[::-1], task[::-1], drawn[::-1], size)
+    assert np.array_equal(again[::-1], mask)
+
+
+def test_a_share_of_the_questions_is_held_out_however_many_answers_they_have():
+    rows = np.arange(40_000)
+    drawn = uniform(draw(3, "digest", "held out", rows))
+    for answers in (1, 4):
+        mask = held_out(rows, rows // answers, np.zeros_like(rows), drawn, 0.2)
+        assert abs(mask.mean() - 0.2) < 0.01
+    assert np.array_equal(held_out(rows, rows, np.zeros_like(rows), drawn, 0.2), drawn < 0.2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -218,9 +232,20 @@ def test_shards_are_divided_without_a_gap(sizes, count):
     assert all(sum(shard.stop - shard.start for shard in group) <= max(limit, 1) for group in groups)
 
 
-def test_equal_examples_have_one_id_and_others_have_not():
+def test_a_question_is_the_same_whatever_its_answer_and_the_order_of_its_options():
     found = [*numbered(3), *numbered(3)]
-    found.append({"text": "<0>", "answer": "no", "options": ["yes", "no"]})
+    found.append({"text": "<0>", "answer": "no", "options": ["no", "yes"]})
     found.append({"text": "<0>", "answer": "yes", "options": ["yes", "no", "<1>"]})
-    ids = one_array(examples(found)["_id"]).to_pylist()
-    assert ids[:3] == ids[3:6] and len(set(ids)) == 5
+    questions = one_array(examples(found)["_question"]).to_pylist()
+    assert questions[:3] == questions[3:6] and questions[6] == questions[0] and len(set(questions)) == 4
+
+
+def test_an_answer_that_stands_twice_among_the_options_is_not_asked_for_by_label():
+    twice = [{"text": f"t{n}", "answer": "x", "options": ["x", "y", "x"]} for n in range(60)]
+    other = [{"text": f"t{n}", "answer": "y", "options": ["x", "y", "x"]} for n in range(60)]
+    styles = [set(), set()]
+    for seen, found in zip(styles, (twice, other), strict=True):
+        for row in rendered(examples(found), inverted=0.0):
+            seen.add(json.loads(row["meta"])["option_style"])
+            assert found is other or row["messages"][1]["content"] == "x"
+    assert styles[0] == {"-", "*", "•"} and len(styles[1]) > 8

@@ -118,6 +118,15 @@ FAULTS = {
     "empty without first": ({"answer": {"column": "label", "as": "index", "empty": "x"}}, r"answer\.empty goes with"),
     "reserved slot": ({"columns": {"answer": "text"}}, "columns has 'answer'"),
     "chain alone": ({"chain": {"column": "why"}}, "chain and cot_templates go together"),
+    "a number for a path": ({"source": {"path": 5}}, r"pets\.yaml: source\.path is 5; text belongs there"),
+    "a number for a config": ({"source": {"path": "x", "config": 3.0}}, r"source\.config is 3\.0; text belongs there"),
+    "a number for a column": ({"columns": {"text": {"column": 5}, "claim": "claim"}}, "columns.text: column is 5"),
+    "a number for an answer": ({"answer": {"column": 5, "as": "index"}}, r"answer\.column is 5; text belongs there"),
+    "a number for a key": ({"answer": {"column": "a", "as": "key", "keys": [1, 2]}}, r"answer\.keys is 1; text"),
+    "a list for options": (
+        {"options": ["yes", "no"]},
+        "options: a mapping with the keys texts or columns or column be",
+    ),
     "no train": ({"source": {"path": "x", "splits": {"test": "test"}}}, "train must be among them"),
 }
 
