@@ -149,9 +149,10 @@ def draw(
     splits = formats.convert(datasets.DatasetDict(parts), "record", format, **(format_options or {}))
     splits["train"] = splits["train"].select(places)
     licenses = one_array(prepared.train["license"])
-    table = [
-        {**entry, "license": _license(licenses, prepared.rows.get(entry["name"]))} for entry in prepared.plan.table
-    ]
+    counts = dict(zip(names, np.bincount(which).tolist(), strict=True))
+    tokens = dict(zip(names, np.bincount(which, weights=prepared.tokens[drawn]).astype(int).tolist(), strict=True))
+    table = prepared.plan.drawn(counts, tokens).table
+    table = [{**entry, "license": _license(licenses, prepared.rows.get(entry["name"]))} for entry in table]
     account = {
         **prepared.account,
         "format": format,
