@@ -28,6 +28,7 @@ import tokenizers
 import torch
 import transformers
 import trl
+from timing import machine
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers import trainers as learners
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -167,14 +168,6 @@ def compare(stored: Path, file: Path, folder: str) -> dict:
     if outside:
         raise SystemExit(f"{outside} rows have other labels than TRL's, not only for tokens that straddle a boundary.")
     return {"rows": len(found), "rows_parted": differ, "tokens": tokens}
-
-
-def machine() -> dict:
-    model = "unknown"
-    if Path("/proc/cpuinfo").exists():
-        lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].split(":", 1)[1].strip() if lines else model
-    return {"cpu": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
 
 
 def measure(stored: Path, file: Path, folder: str, rounds: int) -> dict[str, list[float]]:

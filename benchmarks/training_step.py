@@ -13,7 +13,6 @@ import argparse
 import datetime
 import json
 import math
-import os
 import platform
 import random
 import statistics
@@ -25,6 +24,7 @@ import datasets
 import torch
 import transformers
 import trl
+from timing import machine
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 
@@ -113,14 +113,6 @@ def cpu_seconds(way: str, rows: datasets.Dataset, folder: str) -> float:
     began = time.process_time()
     trainer.train()
     return time.process_time() - began
-
-
-def machine() -> dict:
-    model = "unknown"
-    if Path("/proc/cpuinfo").exists():
-        lines = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].split(":", 1)[1].strip() if lines else model
-    return {"cpu": model, "cores": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"}
 
 
 def main() -> None:

@@ -112,7 +112,8 @@ def _borders(found: dict):
         yield "warning", "template", what, fix
 
 
-def _data(found: dict):
+def data(found: dict):
+    """Duplicates, test rows in training, and columns that nothing reads; for an encoder-decoder as well."""
     exact, near, rows = found["twins"]["exact"], found["twins"]["normalised"], found["rows"]
     if near["duplicates"]:
         what = f"{near['duplicates']:,} rows repeat an earlier one ({exact['duplicates']:,} exactly)."
@@ -152,4 +153,4 @@ def _machine(found: dict):
             yield "error", "memory", what, fix
 
 
-CHECKS = (_rows, _markers, _borders, _data, _machine)
+CHECKS = (_rows, _markers, _borders, data, _machine)

@@ -233,7 +233,11 @@ def agree_on_special_tokens(
 
 
 def lora_config(
-    args: ModelArguments, new_token_ids: list[int] | None = None, base_revision: str | None = None, tied: bool = False
+    args: ModelArguments,
+    new_token_ids: list[int] | None = None,
+    base_revision: str | None = None,
+    tied: bool = False,
+    task_type: str = "CAUSAL_LM",
 ) -> LoraConfig | None:
     """The adapter: LoRA, DoRA or rank-stabilised LoRA; `None` where all weights are trained.
 
@@ -245,13 +249,14 @@ def lora_config(
         base_revision (`str`, *optional*): Commit of the base, kept in `adapter_config.json`.
         tied (`bool`, *optional*, defaults to `False`):
             The base's head is its embeddings, so that the new tokens' rows are all of the head that is new.
+        task_type (`str`, *optional*, defaults to `"CAUSAL_LM"`): PEFT's name of what the model does.
     """
     from peft import LoraConfig
 
     if not args.use_peft:
         return None
     return LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task_type,
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,

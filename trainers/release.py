@@ -183,21 +183,30 @@ def write_model_card(directory: str | Path, facts: dict, adapter: bool, repo_id:
     Returns:
         `Path`: The card.
     """
+    front = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
+    tags = ["sft", "trl", "instruct-builders"]
+    takes_context = facts["chat_template"].startswith("alpaca")
+    return render_card(CARD, directory, facts, adapter, repo_id, front, tags, takes_context=takes_context)
+
+
+def render_card(
+    template: Path, directory: str | Path, facts: dict, adapter: bool, repo_id: str | None, front: dict, tags, **more
+) -> Path:
+    """Fills in a card's template, with the front matter that all cards share: base, datasets, license and tags."""
     on_hub = not Path(facts["base"]).exists()
     base = facts["base"] if on_hub else local_name(facts["base"])
     stated = {one for source in facts["data"] for one in as_list(source["license"])}
-    front = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
     if on_hub:
         front["base_model"] = base
     if ids := [source["name"] for source in facts["data"] if not source["local"]]:
         front["datasets"] = ids
     if barred := [one for one in stated if licenses.is_non_commercial(one)]:
         front["license"] = licenses.strictest(barred)  # weights made from such data are not for commercial use either
-    front["tags"] = ["sft", "trl", "instruct-builders", *(["lora"] if adapter else [])]
+    front["tags"] = [*tags, *(["lora"] if adapter else [])]
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    text = environment.from_string(CARD.read_text(encoding="utf-8")).render(
+    text = environment.from_string(template.read_text(encoding="utf-8")).render(
         facts,
         name=repo_id or "path/to/this/folder",
         title=repo_id or f"{base}, fine-tuned on {', '.join(source['name'] for source in facts['data'])}",
@@ -207,7 +216,7 @@ def write_model_card(directory: str | Path, facts: dict, adapter: bool, repo_id:
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         versions=versions(),
         as_list=as_list,
-        takes_context=facts["chat_template"].startswith("alpaca"),
+        **more,
     )
     card = Path(directory) / "README.md"
     card.write_text(text, encoding="utf-8")

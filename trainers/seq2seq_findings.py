@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import seq2seq_rows
-from .findings import DROPPED, SHARE
+from .findings import DROPPED, data
 
 BLANKS = {"line breaks": "\n", "tabs": "\t", "several blanks in a row": "  "}
 
@@ -19,7 +19,7 @@ def findings(found: dict) -> list[dict]:
         should be known), `topic`, `what` and `fix`, all text.
     """
     names = ("severity", "topic", "what", "fix")
-    checks = (_rows, _lengths, _text, _data, _memory)
+    checks = (_rows, _lengths, _text, data, _memory)
     told = [dict(zip(names, one, strict=True)) for check in checks for one in check(found)]
     return sorted(told, key=lambda entry: entry["severity"] != "error")
 
@@ -89,24 +89,6 @@ def _text(found: dict):
         if lost["changed"]:
             said = f"{lost['changed']:,} {what} have letters that the tokenizer replaces by others."
             yield "warning", "vocabulary", said, "Compare a text with its decoded tokens."
-
-
-def _data(found: dict):
-    exact, near, rows = found["twins"]["exact"], found["twins"]["normalised"], found["rows"]
-    if near["duplicates"]:
-        what = f"{near['duplicates']:,} rows repeat an earlier one ({exact['duplicates']:,} exactly)."
-        yield "warning", "duplicates", what, "Add the step exact_duplicates to recipes/build.py's transforms."
-    if near["overlap"]:
-        share = near["overlap"] / rows["test"]
-        what = f"{near['overlap']:,} of {rows['test']:,} test rows ({share:.1%}) are trained on."
-        fix = "Remove duplicates with recipes/build.py (exact_duplicates) before the split."
-        yield "error" if share >= SHARE else "warning", "test rows", what, fix
-    if found["twins"]["parts"]:
-        what = f"Conversations with parts both in training and among the test rows: {found['twins']['parts']:,}."
-        yield "error", "test rows", what, "Make the test split with test_size, which keeps a conversation together."
-    if found["columns"]["unread"]:
-        names = ", ".join(found["columns"]["unread"])
-        yield "warning", "columns", f"Columns that nothing reads: {names}.", "Nothing to do unless they hold the data."
 
 
 def _memory(found: dict):

@@ -221,20 +221,7 @@ def generation(model: PreTrainedModel, max_new_tokens: int | None, num_beams: in
 
 def lora_config(args: Seq2SeqArguments, base_revision: str | None = None) -> LoraConfig | None:
     """The adapter; `None` where all weights are trained. `all-linear` is T5's q, k, v, o, wi_0, wi_1 and wo."""
-    from peft import LoraConfig
-
-    if not args.use_peft:
-        return None
-    return LoraConfig(
-        task_type="SEQ_2_SEQ_LM",
-        r=args.lora_r,
-        lora_alpha=args.lora_alpha,
-        lora_dropout=args.lora_dropout,
-        target_modules=adapters.targets(args),
-        use_dora=args.use_dora,
-        use_rslora=args.use_rslora,
-        revision=base_revision,
-    )
+    return models.lora_config(args, base_revision=base_revision, task_type="SEQ_2_SEQ_LM")
 
 
 def check_targets(args: Seq2SeqArguments, config: PretrainedConfig) -> None:

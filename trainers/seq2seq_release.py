@@ -6,10 +6,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-import yaml
-
-from instruct_builders import licenses
 from instruct_builders.errors import BuildError, SourceError
 
 from . import release, seq2seq_models
@@ -120,31 +116,6 @@ def write_model_card(directory: str | Path, facts: dict, adapter: bool, repo_id:
         adapter (`bool`): Whether the directory holds an adapter, not whole weights.
         repo_id (`str`, *optional*): Where it will be on the Hub, if anywhere.
     """
-    on_hub = not Path(facts["base"]).exists()
-    base = facts["base"] if on_hub else release.local_name(facts["base"])
-    stated = {one for source in facts["data"] for one in release.as_list(source["license"])}
-    front: dict = {"library_name": "peft" if adapter else "transformers"}
-    if on_hub:
-        front["base_model"] = base
-    if ids := [source["name"] for source in facts["data"] if not source["local"]]:
-        front["datasets"] = ids
-    if barred := [one for one in stated if licenses.is_non_commercial(one)]:
-        front["license"] = licenses.strictest(barred)  # weights made from such data are not for commercial use either
-    front["tags"] = ["sft", "text2text-generation", "instruct-builders", *(["lora"] if adapter else [])]
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    text = environment.from_string(CARD.read_text(encoding="utf-8")).render(
-        facts,
-        name=repo_id or "path/to/this/folder",
-        title=repo_id or f"{base}, fine-tuned on {', '.join(source['name'] for source in facts['data'])}",
-        base=base,
-        on_hub=on_hub,
-        adapter=adapter,
-        front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
-        versions=release.versions(),
-        as_list=release.as_list,
-    )
-    card = Path(directory) / "README.md"
-    card.write_text(text, encoding="utf-8")
-    return card
+    front = {"library_name": "peft" if adapter else "transformers"}
+    tags = ["sft", "text2text-generation", "instruct-builders"]
+    return release.render_card(CARD, directory, facts, adapter, repo_id, front, tags)
