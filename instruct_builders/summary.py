@@ -1,0 +1,50 @@
+"""The account of a build in a few lines of text: every row in is a row out, a rejected one, or one that has a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from . import quarantine
+from .pipeline import Built
+
+
+def text(built: Built, target: Path) -> str:
+    """What became of the rows: per step, in all, and the first rejected ones per reason.
+
+    Args:
+        built ([`pipeline.Built`]): The rows and their account.
+        target (`Path`): The directory they were written to.
+    """
+    lines = [step(entry) for entry in built.build["steps"]]
+    lines.append(balance(built))
+    lines += [f"left out: {entry['task']}: {entry['reason']}" for entry in built.build.get("left_out", [])]
+    empty = built.build.get("empty_splits", [])
+    lines += [f"no {entry['split']} row: {entry['task']}: {entry['reason']}" for entry in empty]
+    if built.rejected:
+        reasons = quarantine.reasons(built.rejected)
+        lines.append(f"rejected per reason: {reasons}; each in {target / 'rejected.jsonl'}")
+        lines.append(quarantine.describe(built.rejected))
+    return "\n".join([*lines, f'wrote {target}: load_dataset("{target}")'])
+
+
+def step(entry: dict) -> str:
+    """One transform's counts."""
+    rejected = ", ".join(f"{reason} {count}" for reason, count in entry["rejected"].items()) or "none"
+    return f"{entry['name']}: changed {entry['changed']:,}, rejected {rejected}, added {entry['added']:,}"
+
+
+def balance(built: Built) -> str:
+    """Rows in, and what was added, on one side; rows out, rejected and not drawn on the other."""
+    rows_in = sum(file["rows_in"] for file in built.build["sources"])
+    rows_out = {name: len(split) for name, split in built.splits.items()}
+    entries = [*built.build["sources"], *built.build["steps"]]
+    mixture = built.build.get("mixture", {"repeated": 0, "not_drawn": 0})
+    more = {
+        "added by splitting or rendering": sum(entry.get("added", 0) for entry in entries),
+        "repeated by the draw": mixture["repeated"],
+    }
+    added = "".join(f" + {count:,} {what}" for what, count in more.items() if count)
+    splits = ", ".join(f"{name} {count:,}" for name, count in rows_out.items())
+    undrawn = f" + not drawn {mixture['not_drawn']:,}" if mixture["not_drawn"] else ""
+    out = f"rows out {sum(rows_out.values()):,} ({splits}) + rejected {len(built.rejected):,}{undrawn}"
+    return f"rows in {rows_in:,}{added} = {out}"

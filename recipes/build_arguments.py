@@ -1,0 +1,87 @@
+"""The keys of recipes/build.py, and what can be known of them before a row is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import output
+
+from instruct_builders.errors import ConfigError, did_you_mean
+from instruct_builders.loading import BUILDERS
+
+
+@dataclass(kw_only=True)
+class BuildArguments(output.OutputArguments):
+    """Keys of a data YAML. Those from `columns` to `control_tokens` are the builder's own."""
+
+    builder: str | None = None
+    data_files: str | list | dict | None = None
+    options: dict | None = None  # further fields of the builder's configuration, such as FLAN's tasks
+    mixture: dict | None = None  # several builders in one dataset, instead of `builder`
+    plan_only: bool = False  # print the mixture's plan and stop
+    data_config: str | None = None
+    revision: str | None = None
+    columns: dict | None = None
+    field: str | None = None
+    strict: bool = False
+    max_bad_fraction: float = 0.01
+    max_chars: int | None = None
+    control_tokens: str = "reject"
+    transforms: list | None = None
+    quality: str = "none"  # none, classic, default, or a preset's YAML file; runs after the transforms
+    dedup: str = "none"  # none, exact or near
+    decontaminate: list[str] | None = None  # evaluation sets (names, files, Hub ids) that must not be trained on
+    template: str | None = None  # a Jinja chat template's file, for format: text
+    num_proc: int | None = None
+
+
+DEDUP = {"none": [], "exact": ["exact_duplicates"], "near": ["exact_duplicates", "near_duplicates"]}
+# Said per source where there is a mixture.
+PER_SOURCE = (
+    *("data_files", "data_config", "options", "revision", "columns", "field", "license"),
+    *("max_bad_fraction", "max_chars", "control_tokens"),
+)
+
+
+def check(args: BuildArguments) -> None:
+    """What can be known to fail before anything is read."""
+    if (args.builder is None) == (args.mixture is None):
+        raise ConfigError("give either builder (and data_files), or mixture with its sources.")
+    if args.builder is not None and args.builder not in BUILDERS:
+        hint = did_you_mean(args.builder, BUILDERS)
+        raise ConfigError(f"builder: no builder {args.builder!r}; there are {', '.join(BUILDERS)}.{hint}")
+    if args.mixture is not None:
+        defaults = {field.name: field.default for field in dataclasses.fields(BuildArguments)}
+        misplaced = [name for name in PER_SOURCE if getattr(args, name) != defaults[name]]
+        if misplaced:
+            raise ConfigError(f"{', '.join(misplaced)}: with mixture, this is said per source, in mixture: sources.")
+    if args.dedup not in DEDUP:
+        hint = did_you_mean(args.dedup, DEDUP)
+        more = " semantic_duplicates needs embeddings: call it from Python." if args.dedup == "semantic" else hint
+        raise ConfigError(f"dedup: {args.dedup!r} is none of {', '.join(DEDUP)}.{more}")
+    if args.template and args.format != "text":
+        raise ConfigError(f"template goes with format: text, not {args.format}.")
+    output.check(args, writes=not args.plan_only)
+
+
+def steps(args: BuildArguments) -> list[str | dict]:
+    """The transforms, then what the three keys stand for: the better rows of a cluster are known after the scores."""
+    chosen = [*(args.transforms or [])]
+    if args.quality != "none":
+        chosen.append({"quality": {"preset": args.quality}})
+    chosen += DEDUP[args.dedup]
+    if args.decontaminate:
+        chosen.append({"decontaminate": {"against": args.decontaminate}})
+    return chosen
+
+
+def builder_options(args: BuildArguments) -> dict:
+    """The builder's own fields, but those that only a builder of whole mixtures is given per source."""
+    shared = ("revision", "cache_dir", "columns", "field", "license", "strict", "max_bad_fraction", "max_chars")
+    return {name: getattr(args, name) for name in (*shared, "control_tokens")} | (args.options or {})
+
+
+def format_options(args: BuildArguments) -> dict | None:
+    return {"template": Path(args.template).read_text(encoding="utf-8")} if args.template else None
