@@ -13,7 +13,7 @@ _HOMES = {
     "load_dataset": "loading",
     "BUILDERS": "loading",
     "InstructBuilder": "builder",
-    "InstructConfig": "builder",
+    "InstructConfig": "builder_config",
     "Alpaca": "alpaca",
     "Vicuna": "vicuna",
     "Flan": "flan",

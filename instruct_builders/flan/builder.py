@@ -19,7 +19,7 @@ from datasets.builder import Key
 from instruct_builders import ingest, quarantine, records, sources, validation
 from instruct_builders.builder import COUNTS_FILE, InstructBuilder
 from instruct_builders.errors import ConfigError, SourceError
-from instruct_builders.flan import collection_files
+from instruct_builders.flan import account, collection_files
 from instruct_builders.flan.config import SETTINGS, FlanConfig
 from instruct_builders.flan.prepare import Shard, divided, hold_out, open_table, read, together, with_tests, write
 from instruct_builders.flan.render import render
@@ -185,7 +185,7 @@ class Flan(InstructBuilder):
                     self._quarantine(Shard(file, indices[number] + index), rejected)
                     self._write_counts(count, indices[number] + index)
                 if not any(table.stop for table in tables[number]):
-                    self._left_out.append({"task": unit.task.name, "reason": _nothing_left(counts)})
+                    self._left_out.append({"task": unit.task.name, "reason": account.nothing_left(counts)})
                     self._without_rows.add(unit.task.name)
         return [table for number in sorted(tables) for table in tables[number]]
 
@@ -249,51 +249,21 @@ class Flan(InstructBuilder):
         part.write_text(json.dumps(counts), encoding="utf-8")
 
     def _merged(self, parts: list[dict]) -> dict:
-        files: dict[tuple[str, str], dict] = {}
-        for part in parts:
-            task = self._task_of[part["file"]]
-            empty = {
-                "file": part["file"],
-                "split": part["split"],
-                "task": task,
-                "rows_in": 0,
-                "added": 0,
-                "rows_out": 0,
-            }
-            total = files.setdefault((part["file"], part["split"]), empty | {"rejected": Counter()})
-            for key in ("rows_in", "added", "rows_out"):
-                total[key] += part[key]
-            total["rejected"].update(part["rejected"])
-        for total in files.values():
-            quarantine.check_account(total, total["file"])
-            total["rejected"] = dict(sorted(total["rejected"].items()))
-        settings = {name: getattr(self.config, name) for name in SETTINGS}
+        files = account.merged(parts, self._task_of)
         return {
-            "files": list(files.values()),
+            "files": files,
             "left_out": self._left_out,
-            "empty_splits": self._empty_splits(list(files.values())),
-            "settings": settings,
+            "empty_splits": account.empty_splits(files, self._without_rows),
+            "settings": {name: getattr(self.config, name) for name in SETTINGS},
         }
 
-    def _empty_splits(self, files: list[dict]) -> list[dict]:
-        """`{"task", "split", "reason"}` where a task that is not left out has no row."""
-        found: dict[tuple[str, str], list[dict]] = {}
-        for entry in files:
-            if entry["task"] not in self._without_rows:
-                found.setdefault((entry["task"], entry["split"]), []).append(entry)
-        return [
-            {"task": task, "split": split, "reason": f"no {split} row: {_nothing_left(entries)}"}
-            for (task, split), entries in found.items()
-            if not any(entry["rows_out"] for entry in entries)
-        ]
-
-    def _check_fraction(self, account: dict, lines: list[dict]) -> None:
+    def _check_fraction(self, read: dict, lines: list[dict]) -> None:
         """As the base does, but a budget is a filter, and a task that is left out has its reason said already."""
-        files = [entry for entry in account["files"] if entry["task"] not in self._without_rows]
+        files = [entry for entry in read["files"] if entry["task"] not in self._without_rows]
         if any(entry["rows_out"] for entry in files):
             wanted = {entry["file"] for entry in files}
             lines = [line for line in lines if line["file"] in wanted and line["reason"] != "over_budget"]
-        super()._check_fraction(account | {"files": files}, lines)
+        super()._check_fraction(read | {"files": files}, lines)
 
     def _download_and_prepare(self, dl_manager, verification_mode, **prepare_split_kwargs):
         super()._download_and_prepare(dl_manager, verification_mode, **prepare_split_kwargs)
@@ -305,13 +275,3 @@ class Flan(InstructBuilder):
                 )
             logger.warning("flan: no row of the split %r is left, so there is no such split.", name)
             del self.info.splits[name]  # `datasets` can't open a split without rows
-
-
-def _nothing_left(counts: list[dict]) -> str:
-    rows = sum(count["rows_in"] for count in counts)
-    if not rows:
-        held = "; test_size holds out of two questions or more, of different source rows"
-        return "there are none" + held * all(count["split"] == "test" for count in counts)
-    reasons = sum((Counter(count["rejected"]) for count in counts), Counter())
-    why = ", ".join(f"{reason} {many}" for reason, many in reasons.most_common())
-    return f"none of its {rows} rows can be used: {why}"

@@ -24,7 +24,7 @@ import yaml
 from instruct_builders import licenses, reader, sources
 from instruct_builders.errors import SourceError
 from instruct_builders.flan.config import FlanConfig
-from instruct_builders.flan.examples import text_of
+from instruct_builders.flan.source_columns import text_of
 from instruct_builders.flan.source_rows import Rows, Unit, columns_of, read_rows
 from instruct_builders.flan.task_files import Task, parse_templates
 from instruct_builders.flan.templates import Template

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from instruct_builders.builder import InstructConfig
+from instruct_builders.builder_config import InstructConfig
 from instruct_builders.errors import ConfigError, did_you_mean
 
 COLLECTIONS = ("tasks", "niv2", "p3", "cot", "flan")

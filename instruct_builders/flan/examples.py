@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from instruct_builders.errors import SourceError, did_you_mean
+from instruct_builders.errors import SourceError
+from instruct_builders.flan.source_columns import flat_list, is_list, lists, pick, text_of
 from instruct_builders.flan.task_files import Task
 from instruct_builders.formats.turns import nest
 from instruct_builders.records import REJECTED, content_ids, one_array
@@ -133,79 +134,12 @@ def _sorted_within(values: pa.Array, counts: np.ndarray) -> pa.Array:
     return pa.array(np.lexsort((rank[encoded.indices.to_numpy()], owner)))
 
 
-def check_columns(schema: pa.Schema, paths: list[str], where: str) -> None:
-    """Raises a `SourceError` for the first path that the source does not have."""
-    for path in paths:
-        kind, names, missing = None, schema.names, None
-        for step in [path] if path in schema.names else path.split("."):
-            if step not in names:
-                missing = step
-                break
-            kind = schema.field(step).type if kind is None else kind.field(step).type
-            while pa.types.is_list(kind) or pa.types.is_large_list(kind):
-                kind = kind.value_type
-            names = [part.name for part in kind] if pa.types.is_struct(kind) else []
-        if missing is not None:
-            have = ", ".join(names) or "nothing inside"
-            raise SourceError(f"{where} has no column {path!r}; it has {have}.{did_you_mean(missing, names)}")
-
-
-def pick(table: pa.Table, path: str) -> pa.Array:
-    """A column, or what lies inside it: `choices.text`, through objects and lists of objects."""
-    name, *inside = [path] if path in table.column_names else path.split(".")
-    array = one_array(table[name])
-    for key in inside:
-        if pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-            values, counts, _ = flat_list(array)
-            array = _lists(pc.struct_field(values, key), counts, array.is_null())
-        else:
-            array = pc.struct_field(array, key)
-    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
-
-
-def flat_list(array: pa.Array) -> tuple[pa.Array, np.ndarray, np.ndarray]:
-    """`(values, counts, starts)` of a list array of any kind; a null list counts as empty."""
-    if pa.types.is_null(array.type):
-        array = array.cast(pa.list_(pa.string()))
-    counts = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    values = array.flatten()
-    return values, counts, np.cumsum(counts) - counts
-
-
-def _lists(values: pa.Array, counts: np.ndarray, null: pa.Array | None = None) -> pa.ListArray:
-    offsets = pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())
-    return pa.ListArray.from_arrays(offsets, values, mask=null if null is not None and pc.any(null).as_py() else None)
-
-
-def text_of(array: pa.Array, where: str) -> pa.Array:
-    """A column of texts, numbers or booleans as trimmed texts; numbers are written as JSON writes them."""
-    kind = array.type
-    if pa.types.is_nested(kind):
-        raise SourceError(f"{where} is {kind}: a list needs join or index, an object the name of what is inside.")
-    try:
-        text = array.cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SourceError(f"{where} is {kind}, and not text in UTF-8: {error}") from error
-    if pa.types.is_floating(kind):
-        whole = pc.match_substring_regex(text, r"^-?\d+$")
-        return pc.if_else(whole, pc.binary_join_element_wise(text, ".0", ""), text)
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return text
-    text = pc.ascii_ltrim(pc.utf8_rtrim_whitespace(text), "\r\n")
-    return pc.if_else(pc.match_substring(text, "\n"), text, pc.utf8_ltrim_whitespace(text))
-
-
-def _is_list(array: pa.Array) -> bool:
-    kind = array.type
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
 def _texts(table: pa.Table, spec: str | dict, faults: Faults) -> pa.Array:
     """One slot's texts; rows without a value are noted."""
     path = column_of(spec)
     array = pick(table, path)
     if isinstance(spec, dict) and {*spec} & {"join", "index"} and not pa.types.is_null(array.type):
-        if not _is_list(array):
+        if not is_list(array):
             raise SourceError(f"the column {path!r} is {array.type}, and join and index are for lists.")
         values, counts, starts = flat_list(array)
         if "join" in spec:
@@ -213,7 +147,7 @@ def _texts(table: pa.Table, spec: str | dict, faults: Faults) -> pa.Array:
             hole = np.zeros(len(table), bool)
             hole[np.repeat(np.arange(len(table)), counts)[texts.is_null().to_numpy(zero_copy_only=False)]] = True
             faults.note(hole, "null_field", path, "one of the texts to join is null")
-            joined = pc.binary_join(_lists(pc.fill_null(texts, ""), counts), spec["join"])
+            joined = pc.binary_join(lists(pc.fill_null(texts, ""), counts), spec["join"])
             array = pc.if_else(pa.array(counts > 0), joined, pa.scalar(None, pa.string()))
         else:
             at = np.full(len(table), spec["index"])
@@ -230,21 +164,21 @@ def _options(table: pa.Table, spec: dict, faults: Faults) -> pa.ListArray:
     if "texts" in spec:
         count = len(spec["texts"])
         values = pa.array(spec["texts"]).take(pa.array(np.tile(np.arange(count), len(table))))
-        return _lists(values, np.full(len(table), count))
+        return lists(values, np.full(len(table), count))
     if "columns" in spec:
         columns = [_texts(table, path, faults) for path in spec["columns"]]
         order = np.arange(len(columns) * len(table)).reshape(len(columns), -1).T.ravel()
-        return _lists(pa.concat_arrays(columns).take(pa.array(order)), np.full(len(table), len(columns)))
+        return lists(pa.concat_arrays(columns).take(pa.array(order)), np.full(len(table), len(columns)))
     path = column_of(spec["column"])
     array = pick(table, path)
-    if not _is_list(array) and not pa.types.is_null(array.type):
+    if not is_list(array) and not pa.types.is_null(array.type):
         raise SourceError(f"the column {path!r} is {array.type}, and options need a list.")
     values, counts, _ = flat_list(array)
     texts = text_of(values, path)
     hole = counts == 0
     hole[np.repeat(np.arange(len(table)), counts)[texts.is_null().to_numpy(zero_copy_only=False)]] = True
     faults.note(hole, "null_field", path, "no options, or one of them is null")
-    return _lists(texts, counts)
+    return lists(texts, counts)
 
 
 def _among_options(table: pa.Table, spec: dict, options: pa.ListArray, faults: Faults) -> tuple[pa.Array, np.ndarray]:
@@ -266,7 +200,7 @@ def _among_options(table: pa.Table, spec: dict, options: pa.ListArray, faults: F
 def _keys(table: pa.Table, keys: str | list) -> pa.Array:
     if isinstance(keys, str):
         return pick(table, keys)
-    return _lists(
+    return lists(
         pa.array(keys).take(pa.array(np.tile(np.arange(len(keys)), len(table)))), np.full(len(table), len(keys))
     )
 
@@ -297,8 +231,8 @@ def _first(table: pa.Table, spec: dict, faults: Faults) -> tuple[pa.Array, pa.Ar
     """The first of a list of accepted answers, and the list where it has several different ones."""
     path = spec["column"]
     array = pick(table, path)
-    if not _is_list(array):
-        array = _lists(text_of(array, path), np.ones(len(table), np.int64))  # a single text is a list of one
+    if not is_list(array):
+        array = lists(text_of(array, path), np.ones(len(table), np.int64))  # a single text is a list of one
     values, counts, starts = flat_list(array)
     values = text_of(values, path)
     first = values.take(pa.array(starts, mask=counts == 0))
@@ -309,4 +243,4 @@ def _first(table: pa.Table, spec: dict, faults: Faults) -> tuple[pa.Array, pa.Ar
     differs = pc.not_equal(values, first.take(pa.array(owner))).fill_null(False).to_numpy(zero_copy_only=False)
     several = np.zeros(len(counts), bool)
     several[owner[differs]] = True
-    return first, _lists(values, counts, pa.array(~several))
+    return first, lists(values, counts, pa.array(~several))

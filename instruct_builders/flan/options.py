@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from instruct_builders.flan.examples import flat_list
+from instruct_builders.flan.source_columns import flat_list
 from instruct_builders.records import one_array
 
 HEADERS = (

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from instruct_builders import reader, sources
 from instruct_builders.errors import SourceError
-from instruct_builders.flan.examples import check_columns, paths_of
+from instruct_builders.flan.examples import paths_of
+from instruct_builders.flan.source_columns import check_columns
 from instruct_builders.flan.task_files import Task
 
 SAMPLE_BYTES = 1 << 18  # of a text file, to tell the types of its columns by
