@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from . import callbacks, checkpoints, seq2seq_models
 from .evaluation import task_metrics
 from .labels import IGNORED
+from .token_mean import TokenMean
 
 if TYPE_CHECKING:
     import datasets
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Seq2SeqInstructTrainer(Seq2SeqTrainer):
+class Seq2SeqInstructTrainer(TokenMean, Seq2SeqTrainer):
     """`transformers.Seq2SeqTrainer` for rows of [`trainers.seq2seq_rows`].
 
     What is different:
@@ -50,6 +51,8 @@ class Seq2SeqInstructTrainer(Seq2SeqTrainer):
         peft_config (`LoraConfig`, *optional*): For an adapter.
         allow_changed (`bool`, *optional*, defaults to `False`): See [`trainers.checkpoints.begin`].
     """
+
+    first_predicted = 0
 
     def __init__(
         self,
@@ -128,20 +131,6 @@ class Seq2SeqInstructTrainer(Seq2SeqTrainer):
     def write_as(self, config: GenerationConfig) -> None:
         """How answers are written from now on; PEFT asks the base, and the trainer the adapter's model."""
         self.base.generation_config = self.model.generation_config = config
-
-    # No argument: the trainer averages over batches, whatever their number of answer tokens.
-    def prediction_step(self, model, inputs, *args, **kwargs):
-        loss, *rest = super().prediction_step(model, dict(inputs), *args, **kwargs)
-        number = (inputs["labels"] != IGNORED).sum()
-        self._evaluated = self._evaluated + torch.stack([loss.float() * number, number.float()])
-        return loss, *rest
-
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        self._evaluated = torch.zeros(2, device=self.args.device)
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        total, number = self.accelerator.reduce(self._evaluated, "sum").tolist()
-        output.metrics[f"{metric_key_prefix}_loss"] = total / max(number, 1)
-        return output
 
     def score(self, output) -> dict[str, float]:
         """The metrics of written answers; with several processes the last batch is filled up with rows seen before."""

@@ -21,6 +21,7 @@ from instruct_builders.errors import ConfigError
 
 from . import adapters, callbacks, checkpoints, head, throughput
 from .labels import IGNORED
+from .token_mean import TokenMean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class InstructTrainer(SFTTrainer):
+class InstructTrainer(TokenMean, SFTTrainer):
     """`trl.SFTTrainer` for rows that have `input_ids` and `labels`.
 
     What is different:
@@ -130,20 +131,6 @@ class InstructTrainer(SFTTrainer):
             logs["peak_memory_gib"] = round(throughput.peak_memory(self.args.device) / 2**30, 3)
             self._restart_clock()
         super().log(logs, start_time)
-
-    # No argument: TRL averages over batches, whatever their number of tokens.
-    def prediction_step(self, model, inputs, *args, **kwargs):
-        loss, *rest = super().prediction_step(model, inputs, *args, **kwargs)
-        number = (inputs["labels"][:, 1:] != IGNORED).sum()
-        self._evaluated = self._evaluated + torch.stack([loss.float() * number, number.float()])
-        return loss, *rest
-
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        self._evaluated = torch.zeros(2, device=self.args.device)
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        total, number = self.accelerator.reduce(self._evaluated, "sum").tolist()
-        output.metrics[f"{metric_key_prefix}_loss"] = total / max(number, 1)
-        return output
 
     def _restart_clock(self) -> None:
         self._clock, self._seconds = None, 0.0
