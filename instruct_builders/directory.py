@@ -1,6 +1,7 @@
-"""A built dataset is a directory that is a Hub repository: Parquet, README.md, build.json, and rejected.jsonl beside.
+"""A built dataset is a directory that is a Hub repository: Parquet, README.md with its pictures, and build.json.
 
-The same directory serves `datasets.load_dataset("./out")`, one upload, and `datasets.load_dataset("org/name")`.
+The same directory serves `datasets.load_dataset("./out")`, one upload, and `datasets.load_dataset("org/name")`. Beside
+lie `rejected.jsonl` and `report.html`, which quote rows that no check has passed, and stay here.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ import pyarrow as pa
 from datasets.utils.py_utils import convert_file_size_to_int
 from filelock import FileLock
 
-from . import cards, quarantine
+from . import cards, quarantine, report, report_numbers
 from .errors import BuildError, ConfigError, own_error
 
-BUILD_FILE = "build.json"
+BUILD_FILE = report.BUILD_FILE
 
 
 def write(
@@ -45,12 +46,13 @@ def write(
             out.
         build (`dict`):
             What was done: `builder`, `format`, `config_name`, `license`, `sources` (`source`, `license`, `split`,
-            `rows_in`, `rows_out` per file), `steps`, `seed`, `versions`. `splits` and `rejected` are added here.
+            `rows_in`, `rows_out` per file), `steps`, `seed`, `versions`. `splits`, `rejected`, `report` (the
+            numbers of `report.html`) and `title` are added here.
         rejected (`Iterable[dict]`): The lines of `rejected.jsonl`.
         max_shard_size (`str` or `int`, *optional*, defaults to `"500MB"`): Largest Parquet file, in Arrow bytes.
         overwrite (`bool`, *optional*, defaults to `False`): Whether to replace an earlier build in `output_dir`.
         repo_id (`str`, *optional*), title (`str`, *optional*), languages (`list[str]`, *optional*): For the card.
-        pictures (`dict[str, bytes]`, *optional*): Caption -> PNG; shown in the card.
+        pictures (`dict[str, bytes]`, *optional*): Caption -> PNG; shown in the card, before those of the report.
 
     Raises:
         BuildError: If nothing is left, the directory is taken, the disk is full, or the counts don't add up.
@@ -120,7 +122,7 @@ def refuse_to_clobber(target: Path, overwrite: bool) -> None:
     if not overwrite:
         raise BuildError(f"{target} holds an earlier build: pass overwrite to replace it, or give another output_dir.")
     config = json.loads((target / BUILD_FILE).read_text(encoding="utf-8"))["config_name"]
-    own = {"README.md", BUILD_FILE, "rejected.jsonl"}
+    own = {"README.md", BUILD_FILE, "rejected.jsonl", report.NAME}
     names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
     written = rf"{re.escape(config)}/[^/]+\.parquet|picture-\d+\.png"
     foreign = sorted(name for name in names - own if not re.fullmatch(written, name))
@@ -150,7 +152,10 @@ def _fill(staging, splits, build, rejected, max_shard_size, *, repo_id, title, l
     lines = list(rejected)
     build = {**build, "splits": {name: len(split) for name, split in splits.items()}}
     build["rejected"] = quarantine.reasons(lines)
+    build |= {"title": title} if title else {}
     _check(build)
+    build["report"] = report_numbers.measure(build, splits, lines)
+    pictures = {**pictures, **report.pictures(build)}
     features = next(iter(splits.values())).features
     total = sum(info.num_bytes for info in infos.values())
     info = datasets.DatasetInfo(
@@ -164,7 +169,8 @@ def _fill(staging, splits, build, rejected, max_shard_size, *, repo_id, title, l
         build, info, example, repo_id=repo_id or f"./{staging.stem}", title=title, languages=languages, pictures=names
     )
     (staging / "README.md").write_text(card, encoding="utf-8")
-    (staging / BUILD_FILE).write_text(json.dumps(build, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (staging / BUILD_FILE).write_text(report.as_json(build), encoding="utf-8")
+    (staging / report.NAME).write_text(report.render(build, splits, lines), encoding="utf-8")
     quarantine.write_lines(staging / "rejected.jsonl", lines)
 
 

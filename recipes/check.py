@@ -9,14 +9,17 @@ begin with "error" say what and how to mend it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import arguments
 from sft import SftArguments
 from trl import SFTConfig
 
+from instruct_builders import report
 from instruct_builders.errors import ConfigError, InstructError
 from trainers import config, conversations, page, preflight
 
@@ -55,6 +58,17 @@ def write(path: str, text: str) -> None:
     print(f"wrote {path}")
 
 
+def dataset_page(args: CheckArguments) -> Path | None:
+    """The report of a built directory; `None` of other data, and of a build that has none."""
+    path = Path(args.dataset_name) / report.NAME
+    return path if path.is_file() else None
+
+
+def link(found: Path, page: str) -> str:
+    """The way from one page to another; quoted, so that no file's name is taken for an address."""
+    return quote(Path(os.path.relpath(found.absolute(), Path(page).absolute().parent)).as_posix())
+
+
 def main(argv: list[str] | None = None) -> int:
     try:
         args, training = read_arguments(argv)
@@ -69,8 +83,11 @@ def main(argv: list[str] | None = None) -> int:
             args, training, examples=args.examples, world_size=args.world_size, device_memory=device
         )
         print(found["short"])
+        data_page = dataset_page(args)
+        if data_page:
+            print(f"what is in the data, and what was left out of it: {data_page}")
         if args.page:
-            write(args.page, page.render(found))
+            write(args.page, page.render(found, data_page and link(data_page, args.page)))
         if args.json:
             write(args.json, json.dumps(found, ensure_ascii=False, indent=1))
     except InstructError as error:  # what recipes/sft.py would stop with, or a report that can't be written

@@ -2,48 +2,29 @@
 
 from __future__ import annotations
 
-import unicodedata
 from pathlib import Path
 
-import jinja2
+from instruct_builders.page import environment, number, style, visible
 
 TEMPLATE = Path(__file__).parent / "preflight.html.jinja"
 WIDTH, HEIGHT = 960, 200  # of the histogram, in the units of its viewBox
-BREAKS = {"\n": "\u21b5\n", "\t": "\u21e5\t"}
 TERMS = ("weights", "optimizer", "gradients", "activations", "loss", "backward", "total")
 
 
-def render(found: dict) -> str:
+def render(found: dict, dataset_report: str | None = None) -> str:
     """The page of a report.
 
     Args:
         found (`dict`): From [`trainers.preflight.report`].
+        dataset_report (`str`, *optional*): Where the data's own page is, relative to this one; linked to.
 
     Returns:
         `str`: HTML. The same report gives the same page.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"visible": visible, "number": number, "size": size}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    made = environment(visible=visible, number=number, size=size)
+    template = made.from_string(TEMPLATE.read_text(encoding="utf-8"))
     drawn = {"bars": bars(found["lengths"]), "marks": marks(found["lengths"]), "width": WIDTH, "height": HEIGHT}
-    return template.render(found=found, terms=TERMS, **drawn)
-
-
-def visible(text: str) -> str:
-    """Text with what can't be seen, or would turn the page's text around, made visible."""
-    shown = []
-    for letter in text:
-        if letter in BREAKS:
-            shown.append(BREAKS[letter])
-        elif unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp"):
-            shown.append(f"\u27e8U+{ord(letter):04X}\u27e9")
-        else:
-            shown.append(letter)
-    return "".join(shown)
-
-
-def number(value: object) -> str:
-    return f"{value:,}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    return template.render(found=found, terms=TERMS, style=style(), dataset_report=dataset_report, **drawn)
 
 
 def size(value: int) -> str:

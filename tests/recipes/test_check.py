@@ -249,6 +249,7 @@ def test_a_real_dataset_from_build_to_check(shared_data, model, tmp_path, capsys
     said = capsys.readouterr().out
     assert code == 0 and "duplicates: 0 exact" in said and "this run can start" in said
     assert re.search(r"learned in (\d+) of \1 answers", said)
+    assert str(tmp_path / "d" / "report.html") in said
 
 
 test_a_real_dataset_from_build_to_check = pytest.mark.shared_data(test_a_real_dataset_from_build_to_check)
