@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= auto
 
-.PHONY: env browser quickstart test lint format bench clean
+.PHONY: env browser quickstart test lint format bench gpu-check clean
 
 env: .venv/installed
 
@@ -13,7 +13,7 @@ env: .venv/installed
 	$(BIN)/python -m pip install --quiet --upgrade pip
 # torch first and alone, pinned: a range would let pip take another build of it
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[generate,train,quant,lang,dedup,report,eval,test,bench,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[generate,train,quant,lang,dedup,embed,report,eval,harness,test,bench,dev]"
 	touch $@
 
 quickstart: env
@@ -45,6 +45,10 @@ bench: env
 	$(BIN)/python benchmarks/mixing.py
 	$(BIN)/python benchmarks/novelty.py
 	$(BIN)/python benchmarks/generation.py
+
+# About 8 minutes on one GPU; without one its CPU form, which says that the GPU figures are missing.
+gpu-check: env
+	$(BIN)/python benchmarks/gpu_check.py
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

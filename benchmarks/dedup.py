@@ -215,7 +215,8 @@ def main() -> None:
         options.out,
         "Near duplicates: rows per CPU-second, recall and precision against brute force, memory",
         ["numpy", "pyarrow"],
-        command=f"python benchmarks/dedup.py --rows {options.rows} --rounds {options.rounds}",
+        command=f"python benchmarks/dedup.py --rows {options.rows} --rounds {options.rounds} "
+        f"--sample {options.sample} --memory_rows {options.memory_rows}",
         peers={name: importlib.metadata.version(name) for name in peers},
         numba=getattr(sys.modules.get("numba"), "__version__", None),
         results={

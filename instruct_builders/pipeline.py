@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -131,15 +132,29 @@ def transformed(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table,
         The rows that are left, the counts per step (see [`transforms.apply`]), and the lines
         of `rejected.jsonl`, in the order of the steps.
     """
-    counts, lines = [], []
+    counts, lines, scored = [], [], "score" in table.column_names
     for step, (_, parameters) in zip(steps, transforms.check(steps), strict=True):
         table, (count,) = transforms.apply(table, [step])
-        counts.append({**count, "parameters": parameters})
+        counts.append({**count, "parameters": {name: _told(value) for name, value in parameters.items()}})
         table, bad = quarantine.split_rejected(table)
         if not len(bad):
             continue
         lines += rejected_lines(bad, count["name"])
+    if not scored and "score" in table.column_names:  # what `quality` and `judge` tell the steps behind them
+        table = table.drop_columns("score")
     return table, counts, lines
+
+
+def _told(value):
+    """A parameter as `build.json` can hold it: a function that was handed in goes by its name, a file by its last
+    part, since where it lies is this machine's business, and the same build elsewhere the same."""
+    if isinstance(value, Mapping):
+        return {key: _told(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_told(entry) for entry in value]
+    if callable(value):
+        return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__name__)}"
+    return os.path.basename(value) if isinstance(value, str | os.PathLike) and os.path.isabs(value) else value
 
 
 def rejected_lines(bad: pa.Table, stage: str) -> list[dict]:

@@ -85,6 +85,8 @@ REASONS: dict[str, str] = {
     "harmful": "harm by category: weapons, drugs, hacking, self-harm, violence, minors, hate",
     "toxic": "toxic by the classifier that was handed in",
     "pii": "personal data that was asked to be dropped",
+    "no_verdict": "a row that the judge gave no score, or none that could be read",
+    "score_out_of_range": "a score that was handed in, outside the limits that were set, or none",
     "low_score": "a quality score below the limit that was set",
     "check_failed": "a check that raised an error on this row",
     "bad_utf8": "bytes that are not UTF-8",

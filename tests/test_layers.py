@@ -15,12 +15,19 @@ PACKAGES = ("instruct_builders", "trainers", "recipes", "benchmarks")
 TENSORS = {"torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes"}
 # Third party -> the files that may import it (prefixes of paths below the repository's root).
 HOMES = {
-    "openai": ("instruct_builders/generate/engine.py",),
-    "huggingface_hub": ("instruct_builders/publish.py", "instruct_builders/sources.py", "trainers/release.py"),
-    "jinja2": ("instruct_builders/cards.py", "instruct_builders/formats/", "trainers/"),  # templates and cards
+    "openai": ("instruct_builders/generate/openai_transport.py",),
+    "huggingface_hub": (
+        *("instruct_builders/publish.py", "instruct_builders/hub_attempts.py", "instruct_builders/sources.py"),
+        "instruct_builders/transforms/evaluation_sets.py",
+        *("trainers/base_model.py", "trainers/scores.py"),
+    ),
+    "jinja2": ("instruct_builders/cards.py", "instruct_builders/page.py", "instruct_builders/formats/", "trainers/"),
     "argparse": ("recipes/", "benchmarks/"),
+    "lm_eval": ("trainers/evaluation/harness.py",),
+    "ray": ("instruct_builders/on_ray/",),
     "numba": ("instruct_builders/transforms/compiled.py",),
     "matplotlib": ("instruct_builders/plots.py",),
+    "sentence_transformers": ("instruct_builders/transforms/semantic.py",),
     **dict.fromkeys(TENSORS, ("trainers/", "recipes/", "benchmarks/")),
 }
 

@@ -24,10 +24,14 @@ from .clean import error_page, html_to_markdown, strip_whitespace, ui_residue
 from .decontaminate import decontaminate
 from .dedup import duplicate_ids, exact_duplicates
 from .evaluation_sets import named
+from .given_scores import check_given, given_scores
+from .judged import check as check_judge
+from .judged import judge
 from .language import language
-from .near_duplicates import near_duplicates, semantic_duplicates
+from .near_duplicates import near_duplicates
 from .quality import check_quality
 from .quality import load as load_preset
+from .semantic import check_embed, semantic_duplicates
 from .split import split_long
 from .turns import alternation, empty_turns, no_input_markers, role_names, too_short, trim_turns
 
@@ -51,9 +55,11 @@ TRANSFORMS: dict[str, Callable[..., pa.Table]] = {
     "decontaminate": decontaminate,
     "split_long": split_long,
     "quality": check_quality,
+    "judge": judge,
+    "given_scores": given_scores,
 }
 WHOLE_TABLE = frozenset(
-    {"exact_duplicates", "duplicate_ids", "near_duplicates", "semantic_duplicates", "decontaminate"}
+    {"exact_duplicates", "duplicate_ids", "near_duplicates", "semantic_duplicates", "decontaminate", "judge"}
 )
 SPLITTING = frozenset({"split_long"})  # the only ones that add rows; they give the new rows their ids
 
@@ -150,6 +156,12 @@ def _checked(step: str | dict) -> tuple[str, dict]:
         load_preset((parameters or {}).get("preset", "default"))
     if name == "decontaminate":
         named((parameters or {}).get("against", ()))
+    if name == "given_scores":
+        check_given(**{"file": None, **(parameters or {})})
+    if name == "judge":
+        check_judge(parameters or {})
+    if name == "semantic_duplicates":
+        check_embed((parameters or {}).get("embed"))
     return name, dict(parameters or {})
 
 
@@ -177,7 +189,8 @@ def add_counts(accounts: Sequence[list[dict]]) -> list[dict]:
         for entry in entries:
             numbers.update({key: value for key, value in entry.items() if isinstance(value, int)})
             reasons.update(entry["rejected"])
-        total.append({"name": entries[0]["name"], **numbers, "rejected": dict(sorted(reasons.items()))})
+        same = {key: value for key, value in entries[0].items() if not isinstance(value, int)}  # such as a preset
+        total.append({**same, **numbers, "rejected": dict(sorted(reasons.items()))})
     return total
 
 

@@ -12,7 +12,8 @@ from ..errors import ConfigError, did_you_mean
 from . import flat
 
 PREFER = {
-    "score": "the higher of the column `score` or `meta.score`, where there is one; then the longer answer",
+    "score": "the higher score (column `score`, which the steps `quality` and `judge` set; else what a judge said in "
+    "`meta`; else `meta.score`), where there is one; then the longer answer",
     "longer": "the longer answer",
     "earlier": "the row that comes first",
 }
@@ -113,7 +114,11 @@ def _scores(table: pa.Table, rows: np.ndarray, prefer: str, step: str) -> np.nda
     column = flat.storage(flat.one_array(table[name])).take(pa.array(rows))
     values = column.to_pylist()
     if key:
-        values = [json.loads(text).get(key) if text and f'"{key}"' in text else None for text in values]
+        metas = [json.loads(text) if text and (f'"{key}"' in text or '"judge"' in text) else {} for text in values]
+        values = [meta.get(key) for meta in metas]
+        judged = [meta["judge"].get("mean") if isinstance(meta.get("judge"), dict) else None for meta in metas]
+        if prefer == "score" and any(mean is not None for mean in judged):
+            values = judged  # of all rows alike: a judge's 1 to 10 and a source's own scores can't be compared
     for row, value in zip(rows.tolist(), values, strict=True):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ConfigError(f"{step}: {prefer} of row {row} is {value!r}: a number is needed to compare rows by it.")

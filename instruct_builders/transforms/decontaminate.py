@@ -7,7 +7,6 @@ punctuation, white space and compatibility forms make no difference.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 
 from ..errors import ConfigError, did_you_mean
 from . import evaluation_sets, flat, shingles, similar_sets
+from .notes import noted
 from .novelty import _kind, unicode_tokens
 
 ACTIONS = {"drop": "reject the row", "flag": "keep it and write `contaminated` into its `meta`"}
@@ -66,8 +66,9 @@ def decontaminate(
         threshold (`float`, *optional*, defaults to 0.7): Jaccard similarity of shingles of three tokens from which a
             turn is a near duplicate of a question.
         action (`str`, *optional*, defaults to `"drop"`): A key of [`ACTIONS`].
-        counts (`Counter`, *optional*): Gets `evaluation_sets` (name -> texts, and rows that hold one), `contaminated`
-            (rows), `pairs` (row and question), and `matches`, the first 1,000 of them.
+        counts (`Counter`, *optional*): Gets `evaluation_sets` (name -> texts, rows that hold one, and what was read),
+            `contaminated` (rows), `pairs` (row and question), and `matches`, the first 1,000 of them; with `at_hand`
+            also `not_at_hand` (name -> reason), and a `note` where there is no set at all.
 
     Raises:
         ConfigError: If an argument is out of its range, or a set has no such column.
@@ -84,6 +85,10 @@ def decontaminate(
     if action == "flag" and "meta" not in table.column_names:
         raise ConfigError("decontaminate: action='flag' writes into the column 'meta', which the table lacks.")
     questions = evaluation_sets.read(against, columns)
+    if counts is not None and evaluation_sets.AT_HAND in _entries(against):
+        counts["not_at_hand"] = evaluation_sets.at_hand()[1]
+    if not questions.texts:
+        return _with_nothing(table, counts)
     index = _Index(questions.texts, ngram, shortest, threshold)
     usable = flat.open_rows(table)
     found = []
@@ -100,6 +105,22 @@ def decontaminate(
     first = [entries[0] for _, entries in sorted(by_row.items())]
     details = [_detail(entries, questions) for _, entries in sorted(by_row.items())]
     return flat.reject(table, rows, "contaminated", [entry.field for entry in first], details)
+
+
+def _entries(against: str | os.PathLike | Sequence | Mapping) -> list:
+    return [against] if isinstance(against, str | os.PathLike) else list(against)
+
+
+def _with_nothing(table: pa.Table, counts: Counter | None) -> pa.Table:
+    """The table as it is: no evaluation set is at hand, which the account says."""
+    if counts is not None:
+        _account(counts, [], evaluation_sets.Questions(), table)
+        counts["note"] = (
+            "no evaluation set is at hand, so nothing was compared: name files or folders in "
+            f"{evaluation_sets.VARIABLE}, or give them in decontaminate ({', '.join(evaluation_sets.KNOWN)}, files, "
+            "Hub ids)"
+        )
+    return table
 
 
 class _Index:
@@ -242,7 +263,8 @@ def _account(
     for entry in found:
         rows[questions.places[entry.question][0]].add(entry.row)
     counts["evaluation_sets"] = {
-        name: {"texts": texts, "rows": len(rows[name])} for name, texts in questions.sets.items()
+        name: {"texts": texts, "rows": len(rows[name]), "source": questions.sources[name]}
+        for name, texts in questions.sets.items()
     }
     counts["contaminated"] = len({entry.row for entry in found})
     pairs = {(entry.row, questions.places[entry.question]): entry for entry in reversed(found)}
@@ -264,17 +286,6 @@ def _account(
 
 def _flagged(table: pa.Table, by_row: dict[int, list[Found]], questions: evaluation_sets.Questions) -> pa.Table:
     """The table with the questions that a row holds in its `meta`, under `contaminated`."""
-    column = flat.one_array(table["meta"])
-    values = flat.storage(column)
     rows = sorted(by_row)
-    new = []
-    for row in rows:
-        meta = json.loads(values[row].as_py() or "{}")
-        places = list(dict.fromkeys(_place(entry, questions) for entry in by_row[row]))
-        new.append(json.dumps({**meta, "contaminated": places}, ensure_ascii=False))
-    mask = np.zeros(table.num_rows, dtype=bool)
-    mask[rows] = True
-    values = pc.replace_with_mask(values, pa.array(mask), pa.array(new, values.type))
-    if isinstance(column, pa.ExtensionArray):
-        values = pa.ExtensionArray.from_storage(column.type, values)
-    return table.set_column(table.column_names.index("meta"), table.schema.field("meta"), values)
+    places = [list(dict.fromkeys(_place(entry, questions) for entry in by_row[row])) for row in rows]
+    return noted(table, np.array(rows, dtype=np.int64), "contaminated", places)

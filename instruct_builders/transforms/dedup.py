@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ConfigError, did_you_mean
-from . import flat
+from . import clusters, flat
 
 BY = {
     "conversation": "conversation",
@@ -26,11 +26,13 @@ UNEVEN_SPACE = r"[\s\p{Z}]{2,}|[\t\n\v\f\r]|[^\PZ ]"  # white space that is not 
 COMPARED = ("content", "tool_calls", "name")  # what a turn says besides its role
 
 
-def exact_duplicates(table: pa.Table, by: str = "conversation", normalize: bool = True) -> pa.Table:
-    """Rejects every row that says what an earlier one says, as `dup_content`; the first stays. For whole tables.
+def exact_duplicates(
+    table: pa.Table, by: str = "conversation", normalize: bool = True, prefer: str = "earlier"
+) -> pa.Table:
+    """Rejects all but one of the rows that say the same, as `dup_content`. For whole tables.
 
-    Rows that are already rejected neither count as the first nor are looked at; nor are rows without the turns asked
-    for.
+    Rows that are already rejected neither count as the one that stays nor are looked at; nor are rows without the
+    turns asked for.
 
     Args:
         table (`pa.Table`): Records.
@@ -39,14 +41,17 @@ def exact_duplicates(table: pa.Table, by: str = "conversation", normalize: bool 
             first question and `context`. System turns count for `"conversation"` only.
         normalize (`bool`, *optional*, defaults to `True`): Whether case, the amount of white space and the Unicode
             composition (NFC) of characters make no difference.
+        prefer (`str`, *optional*, defaults to `"earlier"`): Which row stays, as for
+            [`near_duplicates.near_duplicates`]: of rows with the same question only, `score` keeps the better answer.
     """
+    clusters.check_prefer(table, prefer, "exact_duplicates")
     if by not in BY:
         raise ConfigError(
             f"exact_duplicates: by={by!r} is not known; it is one of {', '.join(BY)}.{did_you_mean(by, BY)}"
         )
     pieces = [table.slice(start, SLICE) for start in range(0, table.num_rows, SLICE)]
     keys = [key for piece in pieces for key in _digests(piece, by, normalize)]
-    return _reject_later(table, pa.array(keys, pa.binary(16)), "dup_content", "messages", f"same {BY[by]}")
+    return _reject_others(table, pa.array(keys, pa.binary(16)), "dup_content", "messages", f"same {BY[by]}", prefer)
 
 
 def duplicate_ids(table: pa.Table, column: str = "id") -> pa.Table:
@@ -71,21 +76,23 @@ def duplicate_ids(table: pa.Table, column: str = "id") -> pa.Table:
         column_of = np.full(table.num_rows, None, dtype=object)
         column_of[wanted] = [None if value is None else json.dumps(value) for value in found]
         values = pa.array(column_of.tolist(), pa.string())
-    return _reject_later(table, values, "dup_id", column, "same id")
+    return _reject_others(table, values, "dup_id", column, "same id", "earlier")
 
 
-def _reject_later(table: pa.Table, keys: pa.Array, reason: str, field: str, same: str) -> pa.Table:
-    """Rejects the open rows whose key, where not null, an earlier open row has."""
+def _reject_others(table: pa.Table, keys: pa.Array, reason: str, field: str, same: str, prefer: str) -> pa.Table:
+    """Rejects the open rows whose key, where not null, an open row that is preferred has."""
     considered = np.flatnonzero(flat.open_rows(table) & flat.booleans(pc.is_valid(keys)))
+    if prefer != "earlier":
+        considered = considered[np.argsort(clusters.ranks(table, considered, prefer, "exact_duplicates"))]
     codes = keys.take(pa.array(considered)).dictionary_encode().indices.to_numpy()
     _, firsts, inverse = np.unique(codes, return_index=True, return_inverse=True)
     kept = considered[firsts[inverse]]  # row that each considered row repeats; itself where it is the first
-    later = kept != considered
-    rows = np.zeros(table.num_rows, dtype=bool)
-    rows[considered[later]] = True
-    where = [str(row) for row in kept[later].tolist()]
+    rows, stays = np.zeros(table.num_rows, dtype=bool), np.arange(table.num_rows)
+    stays[considered] = kept
+    rows[considered[kept != considered]] = True
+    where = [str(row) for row in stays[rows].tolist()]
     if "id" in table.column_names:
-        ids = table["id"].take(pa.array(kept[later])).to_pylist()
+        ids = table["id"].take(pa.array(stays[rows])).to_pylist()
         where = [f"{row} (id {name})" for row, name in zip(where, ids, strict=True)]
     return flat.reject(table, rows, reason, field, [f"{same} as row {place}" for place in where])
 

@@ -1,11 +1,18 @@
-"""Evaluation sets -> their questions, one text each: what training data must not hold."""
+"""Evaluation sets -> their questions, one text each: what training data must not hold.
+
+The word `at_hand` stands for every set that needs no network: the files that the environment variable
+`INSTRUCT_EVALUATION_SETS` names (files and folders, parted as in PATH; a file's name without its endings is the
+set's), and those of [`KNOWN`] that lie in the Hub cache of this machine.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -20,6 +27,9 @@ KNOWN: dict[str, tuple[str, str | None]] = {
 }
 # Where questions stand, in the order in which a row is searched. A list holds one text per turn.
 COLUMNS = ("question", "prompt", "turns", "instruction", "inputs", "messages", "conversations")
+AT_HAND, VARIABLE = "at_hand", "INSTRUCT_EVALUATION_SETS"
+CACHED = f"{AT_HAND}:"  # before a name of [`KNOWN`]: as it lies in the cache
+ENDINGS = re.compile(r"(\.(jsonl|ndjson|json|parquet|csv|tsv|gz|xz|zst))+\Z", re.IGNORECASE)
 BESIDE = ("input", "context")  # belong to an `instruction`
 ASKING = ("user", "human")
 
@@ -32,19 +42,21 @@ class Questions:
         texts (`list[str]`): The texts.
         places (`list[tuple[str, int]]`): Set and row of each.
         sets (`dict[str, int]`): How many texts each set has.
+        sources (`dict[str, str]`): What was read for each: files with their digests, or the repository's commit.
     """
 
     texts: list[str] = field(default_factory=list)
     places: list[tuple[str, int]] = field(default_factory=list)
     sets: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 def named(against: str | os.PathLike | Sequence | Mapping) -> dict[str, str]:
     """Evaluation sets as users write them -> name -> file, folder or Hub id. Reads nothing.
 
     Args:
-        against (`str` or `list` or `dict`): Short names of [`KNOWN`], files, folders or Hub ids; or a mapping from a
-            name to one of them.
+        against (`str` or `list` or `dict`): Short names of [`KNOWN`], files, folders, Hub ids and `at_hand`; or a
+            mapping from a name to one of the first four, which may stand in a list as well.
 
     Raises:
         ConfigError: If there is none, or one is neither a known name, nor a path here, nor can be a Hub id.
@@ -52,19 +64,27 @@ def named(against: str | os.PathLike | Sequence | Mapping) -> dict[str, str]:
     entries = [against] if isinstance(against, str | os.PathLike) else against
     if not isinstance(entries, Mapping | Sequence) or not entries:
         raise ConfigError(
-            f"decontaminate: against={against!r}: give evaluation sets: {', '.join(KNOWN)}, files, folders or Hub ids."
+            f"decontaminate: against={against!r}: give evaluation sets: {', '.join(KNOWN)}, files, folders or Hub "
+            f"ids, or {AT_HAND} for all that need no network."
         )
-    found = {}
-    pairs = entries.items() if isinstance(entries, Mapping) else [(None, entry) for entry in entries]
+    found, everything_here = {}, False
+    pairs = [
+        pair
+        for entry in ([entries] if isinstance(entries, Mapping) else entries)
+        for pair in (entry.items() if isinstance(entry, Mapping) else [(None, entry)])
+    ]
     for name, entry in pairs:
         if not isinstance(entry, str | os.PathLike) or not os.fspath(entry):
             raise ConfigError(f"decontaminate: {entry!r} is no evaluation set: a short name, a path or a Hub id is.")
         place = os.fspath(entry)
+        if place == AT_HAND and name is None:
+            everything_here = True
+            continue
         if place not in KNOWN and "/" not in place and not _here(place):
             raise ConfigError(
                 f"decontaminate: {place!r} is no file or folder here, and no evaluation set that is known by name; "
-                f"those are {', '.join(KNOWN)}, and any dataset goes by its Hub id (org/name)."
-                f"{did_you_mean(place, KNOWN)}"
+                f"those are {', '.join(KNOWN)}, and any dataset goes by its Hub id (org/name); {AT_HAND} takes all "
+                f"that are here.{did_you_mean(place, [*KNOWN, AT_HAND])}"
             )
         name = str(name) if name is not None else os.path.basename(os.path.normpath(place)) if _here(place) else place
         if name in found:
@@ -73,7 +93,7 @@ def named(against: str | os.PathLike | Sequence | Mapping) -> dict[str, str]:
                 "from names of your own to the files."
             )
         found[name] = place
-    return found
+    return {**at_hand()[0], **found} if everything_here else found
 
 
 def read(against: str | os.PathLike | Sequence | Mapping, columns: str | Sequence[str] | None = None) -> Questions:
@@ -91,28 +111,58 @@ def read(against: str | os.PathLike | Sequence | Mapping, columns: str | Sequenc
     wanted = [columns] if isinstance(columns, str) else list(columns or [])
     questions = Questions()
     for name, place in named(against).items():
-        before = len(questions.texts)
-        for file in _files(name, place):
+        before, files = len(questions.texts), _files(name, place)
+        for file in files:
             _read_file(name, file, wanted, questions)
+        questions.sources[name] = ", ".join(dict.fromkeys(file.source for file in files))
         questions.sets[name] = len(questions.texts) - before
         if not questions.sets[name]:
             raise SourceError(f"decontaminate: {name} ({place}) holds no question with any text.")
     return questions
 
 
-def at_hand(against: Sequence[str] = tuple(KNOWN)) -> tuple[list[str], dict[str, str]]:
-    """Which evaluation sets can be had here and now, and why the others can't: name -> reason."""
-    there, missing = [], {}
-    for name, place in named(against).items():
+def at_hand() -> tuple[dict[str, str], dict[str, str]]:
+    """Which evaluation sets can be had without any network: name -> place, as in [`named`]; and why the known others
+    can't: name -> reason.
+
+    Raises:
+        ConfigError: If the environment variable names what is not there.
+    """
+    there, missing = named_here(), {}
+    for name in KNOWN:
+        if name in there:
+            continue
         try:
-            _files(name, place)
-            there.append(name)
+            _files(name, CACHED + name)
+            there[name] = CACHED + name
         except SourceError as error:
             missing[name] = str(error)
     return there, missing
 
 
+def named_here() -> dict[str, str]:
+    """The sets of the environment variable: name -> file."""
+    found = {}
+    for place in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        path = Path(place).expanduser()
+        if not path.exists():
+            raise ConfigError(f"{VARIABLE}: {place!r} is not there; it names files and folders of evaluation sets.")
+        inside = (
+            sorted(file for file in path.rglob("*") if sources.is_data_file(file.name)) if path.is_dir() else [path]
+        )
+        if not inside:
+            raise ConfigError(f"{VARIABLE}: the folder {place!r} holds no file of an evaluation set.")
+        for file in inside:
+            name = ENDINGS.sub("", file.name)
+            if name in found:
+                raise ConfigError(f"{VARIABLE}: two evaluation sets are called {name!r}: {found[name]} and {file}.")
+            found[name] = str(file)
+    return found
+
+
 def _files(name: str, place: str) -> list[sources.SourceFile]:
+    if place.startswith(CACHED):
+        return _cached(*KNOWN[name])
     hub_id, config = KNOWN[place] if place in KNOWN and not _here(place) else (place, None)
     try:
         files = sources.resolve(hub_id, config=config)
@@ -123,7 +173,33 @@ def _files(name: str, place: str) -> list[sources.SourceFile]:
             f"decontaminate: {name} is {hub_id} on the Hub, which can't be had now: {error} Give a file that you "
             f"have, as `{name}: FILE`, or leave {name} out."
         ) from error
+    return _held_out(files)
+
+
+def _cached(hub_id: str, config: str | None) -> list[sources.SourceFile]:
+    """The files of a Hub dataset as they lie in the cache; nothing is asked of any server."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(hub_id, repo_type="dataset", local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        raise SourceError(f"{hub_id} is not in the Hub cache.") from error
+    try:
+        files = sources.resolve(folder, config=config)
+    except SourceError as error:
+        raise SourceError(f"{hub_id} is not whole in the Hub cache: {error}") from error
+    source = f"{hub_id}@{Path(folder).name}"
+    inside = [os.path.relpath(file.path, folder) for file in files]
+    return _held_out(
+        [replace(file, name=f"{source}/{path}", source=source) for file, path in zip(files, inside, strict=True)]
+    )
+
+
+def _held_out(files: list[sources.SourceFile]) -> list[sources.SourceFile]:
+    """All but what is trained on: the split `train`; where no card tells splits, files that are called so."""
     held_out = [file for file in files if file.split != "train"]
+    held_out = held_out or [file for file in files if not re.search(r"(?:^|[/_.-])train", file.name)]
     return held_out or files
 
 

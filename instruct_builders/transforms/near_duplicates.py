@@ -1,14 +1,12 @@
-"""Near duplicates over a whole table: by the words they share, exactly, or by embeddings.
+"""Near duplicates over a whole table: by the words they share, exactly. `semantic` goes by embeddings.
 
-Memory, besides the table, at its peak: about 13 bytes per shingle of the texts that are compared, so 1.3 GB for a
+Memory, besides the table, at its peak: about 11 bytes per shingle of the texts that are compared, so 1.0 GB for a
 million texts of 100 words; benchmarks/results/dedup.json has it measured.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +22,7 @@ BY = {
 }
 SPOKEN = {"instruction": (flat.USER,), "output": (flat.ASSISTANT,), "both": (flat.USER, flat.ASSISTANT)}
 TEXT_BYTES = 1 << 21  # text in work at a time: a slice of the table
-BLOCK = 1024  # rows compared with all later ones at a time, for embeddings
+LARGEST = 20  # rows that stay for the most others, told in the account
 
 
 def near_duplicates(
@@ -52,13 +50,14 @@ def near_duplicates(
         prefer (`str`, *optional*, defaults to `"score"`): Which row stays: a key of [`clusters.PREFER`], a column of
             numbers, or `meta.<key>` (higher is better). Ties go to the longer answer, then to the earlier row.
         counts (`Counter`, *optional*): Gets `pairs`, `clusters` (rows that hang together, over any number of pairs),
-            `largest_cluster`, and `not_compared`: rows that met too many others to be compared with all of them.
+            `largest_cluster`, `not_compared`: rows that met too many others to be compared with all of them, and
+            `largest`: the rows that stay for the most others.
 
     Raises:
         ConfigError: If an argument is out of its range or not known.
     """
     step = "near_duplicates"
-    _check(table, by, prefer, step)
+    check_by(table, by, prefer, step)
     shingles.check_tokenizer(tokenizer, step)
     if not 0 < threshold <= 1 or not isinstance(shingle, int) or shingle < 1:
         raise ConfigError(
@@ -83,69 +82,7 @@ def near_duplicates(
     def similarity(pairs: np.ndarray) -> np.ndarray:
         return similar_sets.jaccards(values, offsets, values, offsets, pairs)
 
-    return _rejected(table, stays, np.sort(ordered[first]), find, similarity, rank, "Jaccard similarity", counts)
-
-
-def semantic_duplicates(
-    table: pa.Table,
-    embed: Callable[[list[str]], np.ndarray] | str | None = None,
-    by: str = "instruction",
-    threshold: float = 0.95,
-    prefer: str = "score",
-    batch_size: int = 1024,
-    counts: Counter | None = None,
-) -> pa.Table:
-    """Rejects rows whose embedding is close to a better row's, as `near_duplicate`. For whole tables.
-
-    All pairs are compared: rows squared times dimensions. Run it on what exact and near duplicates have left.
-
-    Args:
-        table (`pa.Table`): Records.
-        embed (`Callable` or `str`): List of texts -> float array of shape (texts, dimensions), such as the `encode` of
-            a `sentence_transformers.SentenceTransformer`; in YAML, where to import it from: `module:function`.
-        by (`str`, *optional*, defaults to `"instruction"`): A key of [`BY`].
-        threshold (`float`, *optional*, defaults to 0.95): Cosine similarity from which two rows are alike.
-        prefer (`str`, *optional*, defaults to `"score"`): As for [`near_duplicates`].
-        batch_size (`int`, *optional*, defaults to 1024): Texts handed to `embed` at a time.
-        counts (`Counter`, *optional*): As for [`near_duplicates`].
-
-    Raises:
-        ConfigError: If an argument is out of its range, or `embed` can't be imported or gives no such array.
-    """
-    step = "semantic_duplicates"
-    _check(table, by, prefer, step)
-    if embed is None:
-        raise ConfigError(f"{step}: give embed: a function from texts to vectors, or where it is, as module:function.")
-    if not -1 <= threshold <= 1 or batch_size < 1:
-        raise ConfigError(
-            f"{step}: threshold={threshold}, batch_size={batch_size}: -1 to 1, and 1 or more, are right."
-        )
-    function = _imported(embed) if isinstance(embed, str) else embed
-    texts, owners = said(table, by)
-    lists = pa.LargeListArray.from_arrays(*_grouped(texts, owners, table.num_rows))
-    joined = pc.binary_join(lists, pa.scalar("\n", pa.large_string()))
-    filled = pc.not_equal(pc.utf8_trim_whitespace(joined), pa.scalar("", pa.large_string()))
-    rows = np.flatnonzero(flat.open_rows(table) & flat.booleans(filled))
-    chosen = joined.take(pa.array(rows))
-    vectors = [_embedded(function, chosen.slice(start, batch_size)) for start in range(0, len(rows), batch_size)]
-    vectors = np.concatenate(vectors) if vectors else np.empty((0, 1), np.float32)
-    rank, number = np.zeros(table.num_rows, np.int64), np.zeros(table.num_rows, np.int64)
-    rank[rows], number[rows] = clusters.ranks(table, rows, prefer, step), np.arange(len(rows))
-
-    def find(some: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-        pairs, scores = [np.empty((0, 2), np.int64)], [np.empty(0)]
-        for start in range(0, len(vectors), BLOCK):
-            cosine = vectors[start : start + BLOCK] @ vectors[start:].T
-            found = np.argwhere(np.triu(cosine >= threshold, 1))
-            pairs.append(found + start)
-            scores.append(cosine[found[:, 0], found[:, 1]].astype(float))
-        return some[np.concatenate(pairs)], np.concatenate(scores), 0
-
-    def similarity(pairs: np.ndarray) -> np.ndarray:
-        return np.einsum("ij,ij->i", vectors[number[pairs[:, 0]]], vectors[number[pairs[:, 1]]]).astype(float)
-
-    stays = np.arange(table.num_rows)
-    return _rejected(table, stays, rows, find, similarity, rank, "cosine similarity", counts)
+    return reject_worse(table, stays, np.sort(ordered[first]), find, similarity, rank, "Jaccard similarity", counts)
 
 
 def said(table: pa.Table, by: str) -> tuple[pa.Array, np.ndarray]:
@@ -168,18 +105,24 @@ def row_sets(table: pa.Table, by: str, shingle: int, tokenizer: str) -> tuple[np
     """Each row's set of shingles, as [`similar_sets`] takes them."""
     mean = max(1, table.nbytes // max(1, table.num_rows))
     size = min(similar_sets.OWNERS, max(64, TEXT_BYTES // mean))
-    values, lengths = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    parts, lengths = [], [np.empty(0, np.int64)]
     for start in range(0, table.num_rows, size):
         piece = table.slice(start, size)
         texts, owners = said(piece, by)
         tokens, offsets = shingles.hashed_tokens(texts, tokenizer)
         own, bounds = similar_sets.run_sets(tokens, offsets, owners, shingle, piece.num_rows)
-        values.append(own)
+        parts.append(own)
         lengths.append(np.diff(bounds))
-    return np.concatenate(values), flat.offsets_of(np.concatenate(lengths))
+    offsets = flat.offsets_of(np.concatenate(lengths))
+    values, end = np.empty(offsets[-1], np.uint64), int(offsets[-1])
+    while parts:  # from the last to the first, each given back at once: all of them together take no memory twice
+        last = parts.pop()
+        values[end - len(last) : end] = last
+        end -= len(last)
+    return values, offsets
 
 
-def _rejected(table, stays, distinct, find, similarity, rank, measure: str, counts: Counter | None) -> pa.Table:
+def reject_worse(table, stays, distinct, find, similarity, rank, measure: str, counts: Counter | None) -> pa.Table:
     """Keeps the best of what is alike. Where rows met too many others, those that are left meet again."""
     edges = [np.stack([np.flatnonzero(stays != np.arange(len(stays))), stays[stays != np.arange(len(stays))]], axis=1)]
     values = np.ones(len(stays))  # similarity of each row to the one that stays for it
@@ -207,6 +150,7 @@ def _rejected(table, stays, distinct, find, similarity, rank, measure: str, coun
         counts["clusters"] += int((sizes > 1).sum())
         counts["largest_cluster"] = int(sizes.max(initial=0)) if len(edges) else 0
         counts["not_compared"] += not_compared
+        counts["largest"] = _largest(table, stays[rows])
     where = [str(row) for row in stays[rows].tolist()]
     if "id" in table.column_names:
         ids = table["id"].take(pa.array(stays[rows])).to_pylist()
@@ -219,34 +163,22 @@ def _rejected(table, stays, distinct, find, similarity, rank, measure: str, coun
     return flat.reject(table, mask, "near_duplicate", "messages", details)
 
 
-def _check(table: pa.Table, by: str, prefer: str, step: str) -> None:
+def _largest(table: pa.Table, stays: np.ndarray) -> list[dict]:
+    """The rows that stay for the most others: `row`, `id`, and `rows`, how many each stands for, itself included."""
+    kept, counts = np.unique(stays, return_counts=True)
+    first = np.argsort(-counts, kind="stable")[:LARGEST]
+    ids = table["id"].take(pa.array(kept[first])).to_pylist() if "id" in table.column_names else [None] * len(first)
+    entries = zip(kept[first].tolist(), ids, (counts[first] + 1).tolist(), strict=True)
+    return [{"row": row, "id": name, "rows": rows} for row, name, rows in entries]
+
+
+def check_by(table: pa.Table, by: str, prefer: str, step: str) -> None:
     if by not in BY:
         known = "; ".join(f"{key!r}: {value}" for key, value in BY.items())
         raise ConfigError(f"{step}: by={by!r} is not known; {known}.{did_you_mean(str(by), BY)}")
     clusters.check_prefer(table, prefer, step)
 
 
-def _grouped(texts: pa.Array, owners: np.ndarray, count: int) -> tuple[pa.Array, pa.Array]:
+def grouped(texts: pa.Array, owners: np.ndarray, count: int) -> tuple[pa.Array, pa.Array]:
     offsets = flat.offsets_of(np.bincount(owners, minlength=count))
     return pa.array(offsets), pc.fill_null(texts, "").cast(pa.large_string())
-
-
-def _embedded(embed: Callable, texts: pa.Array) -> np.ndarray:
-    vectors = np.asarray(embed(texts.to_pylist()), np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all() or not vectors.any(1).all():
-        raise ConfigError(
-            f"semantic_duplicates: embed gave an array of shape {vectors.shape} for {len(texts)} texts: one finite, "
-            "non-zero row per text is needed."
-        )
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def _imported(place: str) -> Callable:
-    module, _, name = place.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"semantic_duplicates: embed={place!r} can't be imported ({error}): give module:function, of a module "
-            "that Python finds, such as a file in a folder of PYTHONPATH."
-        ) from error

@@ -20,7 +20,8 @@ OWNERS = 1 << OWNER_BITS
 HASH_BITS = np.uint64(64 - OWNER_BITS)
 FREQUENCIES = np.uint64((1 << 16) - 1)  # the highest that is told from others
 KEPT = np.uint64((1 << 36) - 1)  # bits of hash by which sets meet: a few meet by chance, and are then compared
-RARE_BITS = 26  # at most, of the table of frequencies: 128 MB; what shares a place there seems less rare
+RARE_BITS = 28  # at most, of the table of frequencies: 256 MB; what shares a place there seems less rare
+FULL, MORE_BITS = 255, 18  # a byte's most, and the size of the table where higher frequencies go on
 PAIRS_PER_SET = 64  # meetings looked at; more happen only where very many texts share whole passages
 BATCH = 1 << 23  # meetings in memory before repeated ones are dropped
 SLACK = 1e-9  # a bound computed in floating point must not lose a tie
@@ -128,12 +129,7 @@ def _prefixes(
 ) -> np.ndarray:
     """The rarest elements of each set: one sorted uint64 each, hash above and number of the set, by size, below."""
     bits = min(RARE_BITS, max(8, len(values).bit_length()))
-    mask, frequency = np.uint64((1 << bits) - 1), np.zeros(1 << bits, np.uint16 if loops() else np.uint32)
-    if loops():
-        loops().count(values, mask, frequency)
-    else:
-        for start in range(0, len(values), BATCH):
-            np.add.at(frequency, (values[start : start + BATCH] & mask).astype(np.int64), np.uint32(1))
+    frequencies = _frequencies(values, bits)
     number = np.empty(len(by_size), np.uint64)
     number[by_size] = np.arange(len(by_size), dtype=np.uint64)
     shift = np.uint64(max(1, (len(by_size) - 1).bit_length()))
@@ -142,28 +138,45 @@ def _prefixes(
         first, last = part[0], part[-1] + 1
         own, bounds = values[offsets[first] : offsets[last]], offsets[first : last + 1] - offsets[first]
         wanted = prefix_lengths(np.diff(bounds), threshold) * (among[first:last] & (np.diff(bounds) > 0))
-        taken = _rarest(own, bounds, mask, frequency, wanted)
+        taken = _rarest(own, bounds, frequencies, wanted)
         chosen.append(((taken & KEPT) << shift) | number[first:last][(taken >> HASH_BITS).astype(np.int64)])
     entries = np.concatenate(chosen)
     entries.sort()
     return entries
 
 
-def _rarest(
-    values: np.ndarray, bounds: np.ndarray, mask: np.uint64, frequency: np.ndarray, wanted: np.ndarray
-) -> np.ndarray:
+def _frequencies(values: np.ndarray, bits: int) -> tuple[np.uint64, np.ndarray, np.ndarray, np.uint64]:
+    """How often values occur that share their lowest bits: mask and table (uint8), of what goes on above 255 too."""
+    mask, more_mask = np.uint64((1 << bits) - 1), np.uint64((1 << min(bits, MORE_BITS)) - 1)
+    more = np.zeros(int(more_mask) + 1, np.uint32)
+    if loops():
+        frequency = np.zeros(1 << bits, np.uint8)
+        loops().count(values, mask, frequency, more, more_mask)
+        return mask, frequency, more, more_mask
+    exact = np.zeros(1 << bits, np.uint32)
+    for start in range(0, len(values), BATCH):
+        np.add.at(exact, (values[start : start + BATCH] & mask).astype(np.int64), np.uint32(1))
+    often = np.flatnonzero(exact > FULL)
+    np.add.at(more, often & int(more_mask), exact[often] - np.uint32(FULL))
+    return mask, np.minimum(exact, FULL).astype(np.uint8), more, more_mask
+
+
+def _rarest(values: np.ndarray, bounds: np.ndarray, frequencies: tuple, wanted: np.ndarray) -> np.ndarray:
     """The `wanted` rarest elements of each of at most 4,096 sets, but for those that are in no other: number of the
     set, frequency and 36 bits of hash, from high to low bits. Equally frequent ones go by hash, as in every set."""
     if loops():
         keys, written, wanted = np.empty(len(values) + 1, np.uint64), np.empty(len(wanted), np.int64), wanted.copy()
-        keys = keys[: loops().shared_keys(values, bounds, mask, frequency, FREQUENCIES, wanted, keys, written)]
+        keys = keys[: loops().shared_keys(values, bounds, *frequencies, FREQUENCIES, wanted, keys, written)]
     else:
+        mask, frequency, more, more_mask = frequencies
         owners = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
-        seen = frequency[(values & mask).astype(np.int64)]
+        seen = frequency[(values & mask).astype(np.int64)].astype(np.uint64)
+        often = seen == FULL
+        seen[often] += more[(values[often] & more_mask).astype(np.int64)]
         wanted = np.maximum(wanted - np.bincount(owners[seen == 1], minlength=len(wanted)), 0)
         useful = np.flatnonzero((seen > 1) & (wanted > 0)[owners])
         keys = owners[useful].astype(np.uint64) << HASH_BITS
-        keys |= np.minimum(seen[useful], FREQUENCIES).astype(np.uint64) << np.uint64(36)
+        keys |= np.minimum(seen[useful], FREQUENCIES) << np.uint64(36)
         keys |= values[useful] >> np.uint64(16)
         written = np.bincount(owners[useful], minlength=len(wanted))
     keys.sort()
@@ -176,6 +189,9 @@ def _meetings(
     """Pairs of sets that share a prefix element and are alike in size: smaller << 32 | larger, both numbered by size;
     and how many sets met too many others for all to be looked at."""
     shift = np.uint64(max(1, (len(by_size) - 1).bit_length()))
+    met = np.zeros(len(entries) + 1, dtype=bool)  # whether an entry holds the element of the one before it
+    np.equal(entries[1:] >> shift, entries[:-1] >> shift, out=met[1:-1])
+    entries = entries[met[:-1] | met[1:]]  # most are in no second prefix
     shared, number = entries >> shift, (entries & ((np.uint64(1) << shift) - np.uint64(1))).astype(np.int64)
     sizes = np.diff(offsets)[by_size]
     new = np.flatnonzero(_firsts(shared))

@@ -94,7 +94,9 @@ def test_the_reason_the_account_and_the_lines_of_rejected_jsonl(exam):
     table = table_of([("fine", "fine"), (ESSAY.format(QUESTION), "x"), (SHORT, CHINESE)], id=pa.array(["a", "b", "c"]))
     result, (account,) = transforms.apply(table, [{"decontaminate": {"against": exam}}])
     assert account["rejected"] == {"contaminated": 2} and account["rows_out"] == 1
-    assert account["evaluation_sets"] == {"exam.jsonl": {"texts": 4, "rows": 2}}
+    (own,) = account["evaluation_sets"].items()
+    assert own[0] == "exam.jsonl" and (own[1]["texts"], own[1]["rows"]) == (4, 2)
+    assert own[1]["source"].startswith("exam.jsonl sha256:")
     assert (account["contaminated"], account["pairs"]) == (2, 3)
     first = account["matches"][0]
     assert (first["row"], first["id"], first["evaluation_set"], first["evaluation_row"]) == (1, "b", "exam.jsonl", 0)
@@ -171,9 +173,50 @@ def test_a_set_on_the_hub_goes_by_its_id_or_short_name(hub, monkeypatch):
     for name in ("org/exam", "ifeval"):
         counts = Counter()
         assert rejected(transforms.decontaminate(table, [name], counts=counts)) == [0]
-        assert counts["evaluation_sets"] == {name: {"texts": 2, "rows": 1}}
-    there, missing = evaluation_sets.at_hand(["ifeval", "gsm8k"])
-    assert there == ["ifeval"] and "openai/gsm8k" in missing["gsm8k"]
+        own = counts["evaluation_sets"][name]
+        assert (own["texts"], own["rows"]) == (2, 1) and own["source"].startswith("org/exam@")
+
+
+def test_at_hand_is_what_the_variable_names_and_what_lies_in_the_hub_cache(hub, tmp_path, exam, monkeypatch):
+    from huggingface_hub import HfApi, snapshot_download
+
+    rows = json.dumps({"prompt": CHINESE}).encode()
+    HfApi().create_repo("org/cached", repo_type="dataset")
+    for name in ("train", "test"):
+        place = {"path_in_repo": f"{name}.jsonl", "repo_id": "org/cached", "repo_type": "dataset"}
+        HfApi().upload_file(path_or_fileobj=rows if name == "test" else rows.replace(b"prompt", b"x"), **place)
+    monkeypatch.setitem(evaluation_sets.KNOWN, "ifeval", ("org/cached", None))
+    there, missing = evaluation_sets.at_hand()
+    assert not there and missing["ifeval"] == "org/cached is not in the Hub cache."
+    snapshot_download("org/cached", repo_type="dataset")
+    monkeypatch.setenv(evaluation_sets.VARIABLE, str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", None)  # whoever asked the Hub would fail
+    assert evaluation_sets.named(["at_hand", {"mine": exam}]).keys() == {"exam", "ifeval", "mine"}
+    there, missing = evaluation_sets.at_hand()
+    assert there == {"exam": exam, "ifeval": "at_hand:ifeval"} and missing.keys() == {"mt_bench", "gsm8k"}
+    counts = Counter()
+    table = table_of([(QUESTION, "x"), ("clean", "x"), (CHINESE, "x")])
+    assert rejected(transforms.decontaminate(table, ["at_hand"], counts=counts)) == [0, 2]
+    assert {name: own["rows"] for name, own in counts["evaluation_sets"].items()} == {"exam": 2, "ifeval": 1}
+    assert counts["evaluation_sets"]["ifeval"]["source"].startswith("org/cached@")
+    assert counts["not_at_hand"] == missing and "note" not in counts
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv(evaluation_sets.VARIABLE, f"{exam}:{tmp_path}/empty")
+    with pytest.raises(ConfigError, match="empty' holds no file of an evaluation set"):
+        evaluation_sets.named("at_hand")
+    monkeypatch.setenv(evaluation_sets.VARIABLE, f"{tmp_path}/nothing")
+    with pytest.raises(ConfigError, match=r"INSTRUCT_EVALUATION_SETS: .*nothing' is not there"):
+        transforms.check([{"decontaminate": {"against": ["at_hand"]}}])
+
+
+def test_with_nothing_at_hand_the_step_says_so_and_changes_nothing(monkeypatch):
+    monkeypatch.delenv(evaluation_sets.VARIABLE, raising=False)
+    monkeypatch.setattr(evaluation_sets, "KNOWN", {"ifeval": ("org/nowhere", None)})
+    table = table_of([(QUESTION, "x")])
+    result, (account,) = transforms.apply(table, [{"decontaminate": {"against": ["at_hand"]}}])
+    assert result.equals(table) and account["rows_out"] == 1 and account["evaluation_sets"] == {}
+    assert account["note"].startswith("no evaluation set is at hand") and account["not_at_hand"].keys() == {"ifeval"}
+    assert (account["contaminated"], account["pairs"], account["matches"]) == (0, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -248,4 +291,5 @@ def test_a_build_leaves_contaminated_rows_out_and_says_so(shared_data, tmp_path)
     built = pipeline.build(builder, steps=[{"decontaminate": {"against": {"mt_bench": str(path)}}}])
     assert built.splits["train"].num_rows == 1 and quarantine.reasons(built.rejected) == {"contaminated": 1}
     assert built.build["steps"][0]["evaluation_sets"]["mt_bench"]["rows"] == 1
+    assert built.build["steps"][0]["parameters"] == {"against": {"mt_bench": "question.jsonl"}}  # no path of ours
     assert built.rejected[0]["detail"].startswith("13 tokens in a row as in mt_bench row 0: 'compose an engaging")

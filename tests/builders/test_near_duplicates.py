@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -211,35 +210,6 @@ def test_a_large_family_of_copies_is_not_compared_pair_by_pair(monkeypatch):
     result = transforms.near_duplicates(table_of(family), counts=counts)
     assert result["rejected"].null_count == 1 and counts["largest_cluster"] == 3000
     assert counts["pairs"] < 300_000  # of 4.5 million
-
-
-def test_semantic_duplicates_go_by_the_embeddings():
-    vectors = {"king": [1.0, 0.0], "ruler": [0.99, 0.1], "apple": [0.0, 2.0], "pear": [0.1, 1.0]}
-    asked = []
-
-    def embed(texts: list[str]) -> np.ndarray:
-        asked.append(len(texts))
-        return np.array([vectors[text] for text in texts])
-
-    counts = Counter()
-    table = table_of([*vectors, ""])
-    result = transforms.semantic_duplicates(table, embed=embed, batch_size=3, counts=counts)
-    assert rejected(result) == [1, 3] and asked == [3, 1] and counts["clusters"] == 2
-    assert result["rejected"][1].as_py()["detail"] == "cosine similarity 0.995 with row 0"
-    with pytest.raises(ConfigError, match=r"shape \(4, 3\).*non-zero row per text"):
-        transforms.semantic_duplicates(table, embed=lambda texts: np.zeros((4, 3)))
-
-
-def test_embed_can_be_named(tmp_path: Path, monkeypatch):
-    (tmp_path / "own_model.py").write_text("def encode(texts):\n    return [[len(text), 1.0] for text in texts]\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    step = {"semantic_duplicates": {"embed": "own_model:encode", "threshold": 0.999}}
-    result, _ = transforms.apply(table_of(["four", "five", "a"]), [step])
-    assert rejected(result) == [1]
-    with pytest.raises(ConfigError, match="give embed"):
-        transforms.semantic_duplicates(table_of(["a"]))
-    with pytest.raises(ConfigError, match="module:function"):
-        transforms.semantic_duplicates(table_of(["a"]), embed="own_model:nothing")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instruct_builders import transforms
+from instruct_builders.errors import ConfigError
 from instruct_builders.transforms.quality.pii import IBAN_LENGTHS, KINDS, iban, luhn, masked, pii, spans
 
 ALL = set(KINDS)
@@ -83,6 +84,49 @@ def test_the_step_masks_and_gives_rows_new_ids():
     table, (account,) = transforms.apply(table, [{"quality": {"preset": {"pii": {"email": "mask"}}}}])
     assert account["changed"] == 1 and account["masked_email"] == 2
     assert table["id"].to_pylist()[0] != "a" * 32 and table["id"].to_pylist()[1] == "b" * 32
+
+
+def names(texts: list[str]) -> list[list[tuple[int, int, str]]]:
+    """A recogniser that knows one person, fails on one text, and once names a place outside the text."""
+    if any("boom" in text for text in texts):
+        raise RuntimeError("no model for boom")
+    found = [[(text.find("Ada"), text.find("Ada") + 3, "person")] if "Ada" in text else [] for text in texts]
+    return [[(0, 999, "person")] if "outside" in text else spans for text, spans in zip(texts, found, strict=True)]
+
+
+def test_a_recogniser_of_names_masks_or_drops_and_fails_for_its_row_alone():
+    table = table_of("Ada has x@y.org", "nothing", "boom", "Ada@y.org is no name", "outside")
+    counts = Counter()
+    actions = {"email": "mask", "recognise": names, "person": "mask"}
+    result = pii(table, actions, counts)
+    first = [row[0]["content"] for row in result["messages"].to_pylist()]
+    assert first == ["[PERSON] has [EMAIL]", "nothing", "boom", "[EMAIL] is no name", "outside"]
+    assert result["context"].to_pylist() == first and counts == {"masked_email": 4, "masked_person": 2}
+    why = result["rejected"].to_pylist()
+    assert [row and row["reason"] for row in why] == [None, None, "check_failed", None, "check_failed"]
+    assert why[2]["detail"] == "pii: recognise: RuntimeError: no model for boom"
+    assert "(0, 999) is no place in a text of 7 characters" in why[4]["detail"]
+    dropped = pii(table_of("Ada", "nothing"), {"recognise": names, "person": "drop"})
+    assert dropped["rejected"].to_pylist() == [
+        {"reason": "pii", "field": "messages[0].content", "detail": "1 person"},
+        None,
+    ]
+
+
+def test_a_recogniser_can_be_named_in_a_preset(tmp_path, monkeypatch):
+    code = "def find(texts):\n    return [[(0, len(text), 'person')] if text == 'Ada' else [] for text in texts]\n"
+    (tmp_path / "own_pii.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    preset = {"pii": {"recognise": "own_pii:find", "person": "mask"}}
+    result, (account,) = transforms.apply(table_of("Ada", "Eve"), [{"quality": {"preset": preset}}])
+    assert [row[0]["content"] for row in result["messages"].to_pylist()] == ["[PERSON]", "Eve"]
+    assert account["preset"]["pii"] == preset["pii"] and account["masked_person"] == 2
+    for wrong, message in (
+        ({"person": "mask"}, "recognise: module:function"),
+        ({"recognise": "own_pii:lost"}, "can't be imported"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            transforms.check([{"quality": {"preset": {"pii": wrong}}}])
 
 
 digits = st.text("0123456789", min_size=14, max_size=14)

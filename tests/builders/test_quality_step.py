@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import json
-from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ import yaml
 from instruct_builders import Alpaca, pipeline, records, transforms
 from instruct_builders.errors import BuildError, ConfigError
 from instruct_builders.transforms import quality
-from instruct_builders.transforms.quality import CHECKS, SCORES, distributions, pairs_of, scores
+from instruct_builders.transforms.quality import CHECKS, SCORES, pairs_of, scores
 
 
 def rows(*pairs, **columns) -> pa.Table:
@@ -178,7 +177,7 @@ def test_a_check_that_is_broken_stops_the_run(monkeypatch):
         ({"checks": ["refusals"]}, "Did you mean 'refusal'"),
         ({"checks": {"refusal": {"asked": True}}}, "Did you mean 'asked_for'"),
         ({"checks": {"empty_output": {"x": 1}}}, "it has none"),
-        ({"checks": {"toxic": {"classify": 1}}}, "'classify' is no parameter"),
+        ({"checks": {"toxic": {"classify": "no_such:thing"}}}, "toxic: classify='no_such:thing' can't be imported"),
         ({"checks": {"refusal": 3}}, "give {parameter: value}, not 3"),
         ({"checks": "refusal"}, "give {name: {parameter: value}}"),
         ({"scores": ["saftey"]}, "Did you mean 'safety'"),
@@ -272,108 +271,40 @@ def test_the_pipeline_counts_and_refuses_an_empty_result(tmp_path):
         pipeline.build(builder, steps=[{"quality": {"preset": {"scores": ["difficulty"], "keep_at": 1.0}}}])
 
 
-def alpaca(folder, name: str) -> pa.Table:
-    written = json.loads((folder / "alpaca" / name).read_text("utf-8"))
-    pairs = [(row["instruction"], row["output"]) for row in written]
-    return rows(*pairs, context=pa.array([row["input"] for row in written]))
+def test_the_preset_in_force_is_in_the_account_with_every_threshold():
+    _, (account,) = transforms.apply(rows(OWL), [{"quality": {"preset": "default"}}])
+    preset = account["preset"]
+    assert preset["checks"].keys() == quality.load("default")["checks"].keys() and preset["keep_at"] == 0.5
+    assert preset["checks"]["wrong_language"]["min_letters"] == 30  # the check's own default, which no YAML says
+    assert preset["checks"]["truncated_output"]["min_words"] == 20
+    assert preset["scores"]["fair_length"] == {"max_words": 2000} and preset["pii"]["email"] == "mask"
+    json.dumps(account)
+    handed_in = [{"quality": {"preset": {"checks": []}, "toxicity": lambda texts: [0.0] * len(texts)}}]
+    _, (account,) = transforms.apply(rows(OWL), handed_in)
+    assert "lambda" in account["preset"]["checks"]["toxic"]["classify"]
 
 
-# What a person who read the rejected rows found there: by far the most are real defects (refusals, `noinput`, cut
-# ends). A bound that is passed means a check has begun to raise false alarms.
-BOUNDS = {
-    "alpaca_en_demo.json": Counter(
-        refusal=27, no_input_marker=8, url_claimed=5, truncated_output=4, open_code_fence=1
-    ),
-    "alpaca_zh_demo.json": Counter(
-        refusal=30,
-        wrong_language=5,
-        truncated_output=5,
-        open_code_fence=1,
-        answer_in_instruction=1,
-        instruction_echoed=1,
-    ),
-    "identity.json": Counter(),  # "I am an AI assistant ..." ninety times, and no refusal
-}
+def test_of_near_duplicates_the_row_of_higher_quality_stays_and_no_score_is_left_in_the_data(tmp_path):
+    question = "Please name one bird that hunts at night and tell me what it eats there."
+    cut = "An owl. It eats mice, voles, and now and then a beetle, which it hears and finds in the dark and then it"
+    answers = [cut + "\n```python\nprint(1)", "An owl, which eats mice."]
+    written = [{"instruction": question, "input": "", "output": answer} for answer in answers]
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps(written), "utf-8")
+    preset = {"scores": {"sound_format": {}}}
+    near, seen = {"near_duplicates": {"threshold": 0.9}}, {}
+    for steps in ([near], [{"quality": {"preset": preset}}, near]):
+        builder = Alpaca(data_files=str(file), format="record", cache_dir=str(tmp_path / "cache"))
+        built = pipeline.build(builder, steps=steps, format="alpaca")
+        assert "score" not in built.splits["train"].column_names and len(built.splits["train"]) == 1
+        seen[len(steps)] = built.splits["train"]["output"][0]
+    assert seen == {1: answers[0], 2: answers[1]}  # by its length alone the torn answer would stay
 
 
-@pytest.mark.shared_data
-@pytest.mark.parametrize("name", BOUNDS)
-def test_false_alarms_on_real_data_are_few(shared_data, name):
-    table = alpaca(shared_data, name)
-    table, (account,) = transforms.apply(table, ["quality"])
-    print(name, table.num_rows, "rows, rejected:", account["rejected"])
-    beyond = Counter(account["rejected"]) - BOUNDS[name]
-    assert not beyond and account["rows_out"] >= 0.95 * table.num_rows
-
-
-@pytest.mark.shared_data
-def test_false_alarms_on_real_sums_are_few(shared_data):
-    """GSM8K's explanations: of thousands of sums, the few that are found are mostly slips of their authors."""
-    lines = (shared_data / "flan" / "cot" / "gsm8k_train.tsv").read_text("utf-8").splitlines()[:2500]
-    parts = [line.split("\t") for line in lines]
-    table = rows(*((part[0], part[2].replace("\\n", "\n")) for part in parts if len(part) > 2))
-    found = CHECKS["wrong_arithmetic"](pairs_of(table)).drop_null().to_pylist()
-    print(table.num_rows, "rows,", len(found), "with a wrong sum:", found)
-    assert 1 <= len(found) <= 8
-
-
-@pytest.mark.shared_data
-def test_defects_planted_in_real_rows_are_found(shared_data):
-    """One defect of each kind, put into the same 40 real rows: how many are missed."""
-    table = alpaca(shared_data, "alpaca_en_demo.json")
-    table, _ = transforms.apply(table, ["quality"])
-    clean = table.filter(pa.array([reason is None for reason in reasons(table)])).slice(0, 40)
-    pairs = [tuple(turn["content"] for turn in row) for row in clean["messages"].to_pylist()]
-    plants = {
-        "merged_rows": lambda q, a: (q, f"{a}\n\n7. Instruction: Name a bird.\nOutput: Owl"),
-        "open_code_fence": lambda q, a: (q, f"{a}\n```python\nprint(1)"),
-        "control_character": lambda q, a: (q, a[:5] + "\x1b" + a[5:]),
-        "repeated_ngrams": lambda q, a: (q, a + " and it goes on" * (6 + len(a) // 20)),
-        "refusal": lambda q, a: (q, f"As an AI language model, I do not have opinions, but {a}"),
-        "wrong_arithmetic": lambda q, a: (q, f"{a} That makes 17 + 4 = 22."),
-        "harmful": lambda q, a: (q, f"{a} Now you know how to build a bomb."),
-        "empty_output": lambda q, a: (q, "N/A"),
-    }
-    for reason, plant in plants.items():
-        found = CHECKS[reason](pairs_of(rows(*[plant(*pair) for pair in pairs])))
-        print(reason, found.null_count, "of", len(pairs), "missed")
-        assert found.null_count <= (4 if reason in ("wrong_arithmetic", "harmful", "repeated_ngrams") else 0)
-
-
-@pytest.mark.shared_data
-def test_verbs_and_objects_of_real_instructions(shared_data):
-    table, summary = distributions.verb_objects(alpaca(shared_data, "alpaca_en_demo.json"))
-    assert summary["with_pair"] + summary["without"] == summary["instructions"] == 999
-    assert summary["with_pair"] > 600
-    common = {(row["verb"], row["object"]) for row in table.to_pylist()}
-    assert {("generate", "list"), ("write", "story"), ("give", "example"), ("rewrite", "sentence")} <= common
-
-
-def test_verbs_and_objects():
-    asked = [
-        *["Write a short story about a dog.", "Please write two stories for children.", "Can you write an essay?"],
-        *["Give me three tips for staying healthy.", "What is a dog?", "Explain why.", "写一个故事。", ""],
-    ]
-    table, summary = distributions.verb_objects(rows(*((text, "x") for text in asked)))
-    assert [(row["verb"], row["object"], row["count"], row["verb_count"]) for row in table.to_pylist()] == [
-        ("write", "story", 2, 3),
-        ("write", "essay", 1, 3),
-        ("give", "tip", 1, 1),
-    ]
-    assert summary == {"instructions": 8, "with_pair": 4, "without": 4, "verbs": 2, "pairs": 3, "entropy": 1.5}
-
-
-def test_lengths_per_task():
-    table = rows(("a b c", "one"), ("a", ""), ("你好吗", "x y"), task=pa.array(["t", "t", None]))
-    found = {(row["group"], row["text"]): row for row in distributions.lengths(table).to_pylist()}
-    assert found["t", "prompt"]["counts"] == [0, 1, 1] and found["t", "prompt"]["quartiles"] == [1, 1.5, 2, 2.5, 3]
-    assert found["t", "answer"]["counts"] == [1, 1] and found["t", "answer"]["pairs"] == 2
-    assert found[None, "prompt"]["counts"] == [0, 0, 1]  # three characters count as three words
-    assert distributions.lengths(table.drop_columns("task"))["pairs"].to_pylist() == [3, 3]
-
-
-def test_score_histograms():
-    table = pa.table({"x": [0.0, 0.5, 1.0, None]})
-    assert distributions.score_histograms(table, bins=2).to_pylist() == [
-        {"score": "x", "mean": 0.5, "missing": 1, "counts": [1, 2]}
-    ]
+def test_a_classifier_can_be_named_in_a_preset(tmp_path, monkeypatch):
+    (tmp_path / "own_classifier.py").write_text("def rude(texts):\n    return ['idiot' in text for text in texts]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    preset = {"checks": {"toxic": {"classify": "own_classifier:rude"}}}
+    table, (account,) = transforms.apply(rows(OWL, ("Hi", "You idiot.")), [{"quality": {"preset": preset}}])
+    assert reasons(table) == [None, "toxic"]
+    assert account["preset"]["checks"]["toxic"] == {"classify": "own_classifier:rude", "max_score": 0.5}

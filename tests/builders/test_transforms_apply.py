@@ -112,7 +112,14 @@ def test_batches_add_up_to_the_whole():
 
 
 def test_tables_without_rows():
-    told = ("language", "split_long", "semantic_duplicates", "decontaminate")  # need to be told something
+    told = (
+        "language",
+        "split_long",
+        "semantic_duplicates",
+        "decontaminate",
+        "judge",
+        "given_scores",
+    )  # need to be told something
     steps = [name for name in transforms.TRANSFORMS if name not in told]
     for table in (record_table(ROWS).slice(0, 0), pa.Table.from_batches([], records.RECORD)):
         result, account = transforms.apply(table, [*steps, {"split_long": {"max_chars": 9}}])

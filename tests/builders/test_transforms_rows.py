@@ -90,6 +90,26 @@ def test_duplicates_are_what_a_plain_loop_finds(rows):
     assert transforms.exact_duplicates(found).equals(found)
 
 
+def test_of_rows_with_one_question_the_better_answer_can_stay():
+    answers = ["one", "three three", "two"]
+    table = pa.table(
+        {
+            "messages": [
+                [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": text}] for text in answers
+            ],
+            "score": [1.0, None, 3.0],
+            "id": list("abc"),
+        }
+    )
+    same = "same first question as row"
+    stays = {"earlier": 0, "longer": 1, "score": 2}
+    for prefer, row in stays.items():
+        found = details(transforms.exact_duplicates(table, by="prompt", prefer=prefer))
+        assert found == [None if at == row else f"{same} {row} (id {'abc'[row]})" for at in range(3)]
+    with pytest.raises(ConfigError, match="Did you mean 'longer'"):
+        transforms.exact_duplicates(table, prefer="longr")
+
+
 def test_duplicate_ids():
     rows = [[(U, "q"), (A, "a")]] * 4
     table = conversations(*rows, id=pa.array(["1", "2", "1", None]), n=pa.array([7, 7, 8, None]))

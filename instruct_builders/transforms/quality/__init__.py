@@ -47,7 +47,7 @@ from .pairs import pairs_of
 from .pii import check_actions, pii
 from .refusals import refusal
 from .scored import category_safety, fair_length, fair_relevance, sound_format
-from .toxicity import toxic
+from .toxicity import classifier, toxic
 from .wrong_language import wrong_language
 
 # A check's name is the reason that it gives.
@@ -87,7 +87,7 @@ SECTIONS = ("checks", "scores", "keep_at", "pii")
 def check_quality(
     table: pa.Table,
     preset: str | Mapping = "default",
-    toxicity: Callable | None = None,
+    toxicity: Callable | str | None = None,
     counts: Counter | None = None,
 ) -> pa.Table:
     """Rejects rows that a preset's checks or scores drop, each under its own reason, and masks personal data.
@@ -99,8 +99,13 @@ def check_quality(
         table (`pa.Table`): Records.
         preset (`str` or `dict`, *optional*, defaults to `"default"`): `classic`, `default`, a YAML file, or what would
             stand in one.
-        toxicity (`Callable`, *optional*): For the check `toxic`, which then runs even if the preset does not name it.
-        counts (`collections.Counter`, *optional*): Gets how often each kind of personal data was `masked_...`.
+        toxicity (`Callable` or `str`, *optional*): For the check `toxic`, which then runs even if the preset does not
+            name it: a function, or where it is (`module:function`).
+        counts (`collections.Counter`, *optional*): Gets how often each kind of personal data was `masked_...`, and
+            `preset`, as [`resolved`] gives it.
+
+    The total of the scores stands in the column `score` afterwards, unless there is such a column already: by it
+    [`near_duplicates`] chooses the better row, and a build leaves it out of the data.
 
     Raises:
         ConfigError: If the preset names what is not known, or a check needs what is not installed.
@@ -109,6 +114,8 @@ def check_quality(
     checks = dict(plan["checks"])
     if toxicity is not None:
         checks["toxic"] = {**checks.get("toxic", {}), "classify": toxicity}
+    if counts is not None:
+        counts["preset"] = resolved({**plan, "checks": checks})
     pairs = pairs_of(table)
     for name, parameters in checks.items():
         details, failed = _isolated(name, CHECKS[name], pairs, parameters)
@@ -137,6 +144,23 @@ def scores(table: pa.Table, preset: str | Mapping = "default") -> pa.Table:
     return _per_row(values, pairs["row"].to_numpy(), table.num_rows)
 
 
+def resolved(plan: Mapping) -> dict:
+    """What [`load`] gave, with the thresholds that it leaves to the checks' own defaults: what is in force."""
+    return {
+        "checks": {name: _settings(CHECKS[name], own) for name, own in plan["checks"].items()},
+        "scores": {name: _settings(SCORES[name], own) for name, own in plan["scores"].items()},
+        "keep_at": plan["keep_at"],
+        "pii": {name: getattr(value, "__qualname__", value) for name, value in plan["pii"].items()},
+    }
+
+
+def _settings(function: Callable, given: Mapping) -> dict:
+    """The parameters of a check or score: what was given, and else its defaults; a function by its name."""
+    defaults = {name: entry.default for name, entry in inspect.signature(function).parameters.items()}
+    settings = {name: value for name, value in {**defaults, **given}.items() if name != "pairs"}
+    return {name: getattr(value, "__qualname__", value) for name, value in settings.items()}
+
+
 def load(preset: str | Mapping) -> dict:
     """A preset with all its names checked: `checks`, `scores`, `keep_at` and `pii`.
 
@@ -151,7 +175,7 @@ def load(preset: str | Mapping) -> dict:
             hint = did_you_mean(str(name), SECTIONS)
             raise ConfigError(f"quality: {name!r} is no key of a preset; they are {', '.join(SECTIONS)}.{hint}")
     plan = {
-        "checks": _named(given, "checks", CHECKS, hidden=("classify",)),
+        "checks": _named(given, "checks", CHECKS),
         "scores": _named(given, "scores", SCORES, added=("min_score",)),
         "keep_at": given.get("keep_at", 0.0),
         "pii": dict(given.get("pii") or {}),
@@ -160,6 +184,8 @@ def load(preset: str | Mapping) -> dict:
     if not all(isinstance(bound, int | float) and 0 <= bound <= 1 for bound in bounds):
         raise ConfigError(f"quality: keep_at and min_score are numbers from 0 to 1, not {bounds}.")
     check_actions(plan["pii"])
+    if "classify" in plan["checks"].get("toxic", {}):
+        classifier(plan["checks"]["toxic"]["classify"])
     return plan
 
 
@@ -174,7 +200,7 @@ def _read(preset: str) -> object:
         ) from error
 
 
-def _named(given: Mapping, section: str, known: Mapping, added: tuple = (), hidden: tuple = ()) -> dict[str, dict]:
+def _named(given: Mapping, section: str, known: Mapping, added: tuple = ()) -> dict[str, dict]:
     """A section's entries, each with a dict of parameters that its function has."""
     entries = given.get(section) or {}
     entries = dict.fromkeys(entries) if isinstance(entries, list) else entries
@@ -186,9 +212,7 @@ def _named(given: Mapping, section: str, known: Mapping, added: tuple = (), hidd
             raise ConfigError(f"quality: {section}: {name!r} is not known; they are {', '.join(known)}.{hint}")
         if not isinstance(parameters, Mapping | None):
             raise ConfigError(f"quality: {name}: give {{parameter: value}}, not {parameters!r}.")
-        allowed = [key for key in inspect.signature(known[name]).parameters if key not in ("pairs", *hidden)] + [
-            *added
-        ]
+        allowed = [key for key in inspect.signature(known[name]).parameters if key != "pairs"] + [*added]
         for key in parameters or {}:
             if key not in allowed:
                 has = f"its parameters are {', '.join(allowed)}" if allowed else "it has none"
@@ -247,6 +271,8 @@ def _by_scores(table: pa.Table, pairs: pa.Table, plan: dict) -> pa.Table:
     if not plan["scores"]:
         return table
     values, failures = _scored(pairs, plan)
+    if "score" not in table.column_names:
+        table = table.append_column("score", _per_row(values, pairs["row"].to_numpy(), table.num_rows)["total"])
     table = _reject(table, pairs, failures, "check_failed")
     bounds = {name: parameters.get("min_score", 0) for name, parameters in plan["scores"].items()}
     for name, bound in {**bounds, "total": plan["keep_at"]}.items():

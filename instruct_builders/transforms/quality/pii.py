@@ -2,14 +2,31 @@
 
 Each kind is a regular expression and, where the number has one, its checksum: a card its Luhn digit, an IBAN its
 remainder by 97 and its country's length. RE2 looks over whole columns; Python only at the texts in which it found
-something. Names and postal addresses need a model of the language and are not looked for.
+something.
+
+Names of people and postal addresses need a model of the language, and none comes with this package: without one they
+are not looked for. Any recogniser goes in as `recognise: module:function`, with kinds of your own beside it:
+
+```yaml
+pii: {email: mask, recognise: my_pii:find, person: mask, address: drop}
+```
+
+where `find` takes a list of texts and gives, for each, a list of (begin, end, kind). With Presidio and a spaCy model:
+
+```python
+engine = presidio_analyzer.AnalyzerEngine()
+KINDS = {"PERSON": "person", "LOCATION": "address"}
+def find(texts):
+    hits = [engine.analyze(text=text, language="en", entities=list(KINDS)) for text in texts]
+    return [[(hit.start, hit.end, KINDS[hit.entity_type]) for hit in of_text] for of_text in hits]
+```
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +35,13 @@ import pyarrow.compute as pc
 from ...errors import ConfigError, did_you_mean
 from ...secret_scan import PATTERNS
 from .. import flat
+from ..functions import function_of
 
+Span = tuple[int, int, str]  # begin, end and kind
 ACTIONS = ("mask", "drop", "keep")
+RECOGNISE = "recognise"  # beside the kinds: a recogniser for others than [`KINDS`]
+OWN_KIND = re.compile(r"[a-z][a-z0-9_]*")
+BATCH = 256  # texts handed to a recogniser at a time
 # Names that are reserved for examples (RFC 2606), and the user names of version control.
 RESERVED = re.compile(r"(?i)@(?:[\w.-]+\.)?(?:example|test|invalid|localhost)(?:\.\w+)?\Z|\A(?:git|svn|hg)@")
 EMAIL = r"[A-Za-z0-9][A-Za-z0-9._%+\-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9\-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24}"
@@ -64,38 +86,50 @@ IBAN_COUNTRIES = {
 IBAN_LENGTHS = {country: length for length, countries in IBAN_COUNTRIES.items() for country in countries.split()}
 
 
-def pii(table: pa.Table, actions: Mapping[str, str], counts: Counter | None = None) -> pa.Table:
+def pii(table: pa.Table, actions: Mapping[str, str | Callable], counts: Counter | None = None) -> pa.Table:
     """Masks personal data in every turn and in `context`, or rejects the row as `pii`.
 
     Text without any stays as it is, byte for byte. The arguments of tool calls, `tools` and `meta` are not searched.
+    A row on which the recogniser fails is rejected as `check_failed`.
 
     Args:
         table (`pa.Table`): Records.
-        actions (`dict`): Kind (`email`, `phone`, `card`, `iban`, `key`) -> `mask`, `drop` or `keep`. What is masked
-            becomes `[EMAIL]` and so on.
+        actions (`dict`): Kind (`email`, `phone`, `card`, `iban`, `key`, and what a recogniser under `recognise` finds)
+            -> `mask`, `drop` or `keep`. What is masked becomes `[EMAIL]` and so on.
         counts (`collections.Counter`, *optional*): Gets how often each kind was `masked_...`.
 
     Raises:
         ConfigError: If a kind or an action is not known.
     """
     check_actions(actions)
-    drop, mask = ({kind for kind, action in actions.items() if action == wanted} for wanted in ("drop", "mask"))
-    table = _dropped(table, drop) if drop else table
-    return _masked(table, mask, Counter() if counts is None else counts) if mask else table
+    find = function_of(actions[RECOGNISE], f"pii: {RECOGNISE}") if RECOGNISE in actions else None
+    kinds = {kind: action for kind, action in actions.items() if kind != RECOGNISE}
+    drop, mask = ({kind for kind, action in kinds.items() if action == wanted} for wanted in ("drop", "mask"))
+    recognised: dict[str, list] = {}
+    if find is not None:
+        table, recognised = _recognised(table, find, set(kinds) - set(KINDS))
+    if drop:
+        table = _dropped(table, drop, recognised)
+    return _masked(table, mask, Counter() if counts is None else counts, recognised) if mask else table
 
 
-def check_actions(actions: Mapping[str, str]) -> None:
-    """Raises a [`ConfigError`] where a kind or its action is not known."""
+def check_actions(actions: Mapping) -> None:
+    """Raises a [`ConfigError`] where a kind or its action is not known, or a recogniser can't be imported."""
     for kind, action in actions.items():
-        if kind not in KINDS:
+        if kind == RECOGNISE:
+            function_of(action, f"pii: {RECOGNISE}")
+            continue
+        own = RECOGNISE in actions and OWN_KIND.fullmatch(str(kind))
+        if kind not in KINDS and not own:
             raise ConfigError(
-                f"pii: {kind!r} is no kind; they are {', '.join(KINDS)}.{did_you_mean(str(kind), KINDS)}"
+                f"pii: {kind!r} is no kind; they are {', '.join(KINDS)}, and those of a recogniser of your own, given "
+                f"as {RECOGNISE}: module:function.{did_you_mean(str(kind), [*KINDS, RECOGNISE])}"
             )
         if action not in ACTIONS:
             raise ConfigError(f"pii: {kind}: {action!r} is not known; it is {', '.join(ACTIONS)}.")
 
 
-def spans(text: str, kinds: set[str]) -> list[tuple[int, int, str]]:
+def spans(text: str, kinds: set[str]) -> list[Span]:
     """Where personal data stands in a text: begin, end and kind, none overlapping, in order."""
     taken, left = [], text
     for kind in KINDS:
@@ -136,19 +170,72 @@ def iban(found: str) -> bool:
     return len(text) == IBAN_LENGTHS.get(text[:2]) and int(number) % 97 == 1
 
 
-def masked(text: str, kinds: set[str]) -> str:
+def masked(text: str, kinds: set[str], recognised: Sequence[Span] = ()) -> str:
     """The text with `[EMAIL]`, `[PHONE]`, ... in place of what was found."""
-    for begin, end, kind in reversed(spans(text, kinds)):
+    for begin, end, kind in reversed(_together(text, kinds, recognised)):
         text = f"{text[:begin]}[{kind.upper()}]{text[end:]}"
     return text
 
 
-def _likely(texts: pa.Array, kinds: set[str]) -> np.ndarray:
+def _together(text: str, kinds: set[str], recognised: Sequence[Span]) -> list[Span]:
+    """What is found in a text, by form and by a recogniser, none overlapping: what has a form goes before."""
+    taken = spans(text, kinds)
+    for begin, end, kind in sorted(recognised):
+        if kind in kinds and all(end <= first or last <= begin for first, last, _ in taken):
+            taken.append((begin, end, kind))
+    return sorted(taken)
+
+
+def _likely(texts: pa.Array, kinds: set[str], recognised: Mapping[str, list]) -> np.ndarray:
     # Compared byte by byte below: RE2 has no look-around, so that it finds too much and nothing too little.
-    return flat.booleans(pc.match_substring_regex(texts, "|".join(f"(?:{KINDS[kind]})" for kind in kinds)))
+    forms = [KINDS[kind] for kind in kinds if kind in KINDS]
+    likely = np.zeros(len(texts), dtype=bool)
+    if forms:
+        likely = flat.booleans(pc.match_substring_regex(texts, "|".join(f"(?:{form})" for form in forms)))
+    return likely | flat.booleans(pc.is_in(texts, pa.array(list(recognised), texts.type))) if recognised else likely
 
 
-def _dropped(table: pa.Table, kinds: set[str]) -> pa.Table:
+def _recognised(table: pa.Table, find: Callable, kinds: set[str]) -> tuple[pa.Table, dict[str, list[Span]]]:
+    """The table, with rows rejected on which the recogniser fails, and what it finds: text -> spans of these kinds."""
+    offsets, turns = flat.flatten(table)
+    columns = [(flat.text(turns), flat.row_of_turn(offsets))]
+    if "context" in table.column_names:
+        columns.append((flat.one_array(table["context"]), np.arange(table.num_rows)))
+    found, failed, usable = {}, {}, flat.open_rows(table)
+    for column, rows in columns:
+        chosen = np.flatnonzero(usable[rows] & flat.booleans(pc.is_valid(column)))
+        for start in range(0, len(chosen), BATCH):
+            some = chosen[start : start + BATCH]
+            texts = column.take(pa.array(some)).to_pylist()
+            for row, text, spans_of in zip(rows[some].tolist(), texts, _asked(find, texts), strict=True):
+                if isinstance(spans_of, str):
+                    failed.setdefault(row, spans_of)
+                elif own := [span for span in spans_of if span[2] in kinds]:
+                    found[text] = own
+    hit = np.isin(np.arange(table.num_rows), list(failed))
+    return flat.reject(table, hit, "check_failed", "messages", [failed[row] for row in sorted(failed)]), found
+
+
+def _asked(find: Callable, texts: list[str]) -> list[list[Span] | str]:
+    """The recogniser's spans of each text, or what went wrong there: one bad text does not take the others with it."""
+    try:
+        answers = list(find(texts))
+        if len(answers) != len(texts):
+            raise ValueError(f"{len(answers)} answers for {len(texts)} texts")
+        return [[_span(*span, text) for span in answer] for answer, text in zip(answers, texts, strict=True)]
+    except Exception as error:
+        if len(texts) == 1:
+            return [f"pii: {RECOGNISE}: {type(error).__name__}: {error}"[:300]]
+    return [answer for text in texts for answer in _asked(find, [text])]
+
+
+def _span(begin: int, end: int, kind: str, text: str) -> Span:
+    if not 0 <= begin < end <= len(text):
+        raise ValueError(f"({begin}, {end}) is no place in a text of {len(text)} characters")
+    return int(begin), int(end), str(kind)
+
+
+def _dropped(table: pa.Table, kinds: set[str], recognised: Mapping[str, list]) -> pa.Table:
     offsets, turns = flat.flatten(table)
     rows = flat.row_of_turn(offsets)
     where: dict[int, tuple[str, str]] = {}  # row -> field and detail: never the thing itself
@@ -156,9 +243,9 @@ def _dropped(table: pa.Table, kinds: set[str]) -> pa.Table:
     if "context" in table.column_names:
         places.append((flat.one_array(table["context"]), np.arange(table.num_rows), None))
     for texts, row_of, positions in places:
-        likely = np.flatnonzero(_likely(texts, kinds) & flat.open_rows(table)[row_of])
+        likely = np.flatnonzero(_likely(texts, kinds, recognised) & flat.open_rows(table)[row_of])
         for at, text in zip(likely.tolist(), texts.take(pa.array(likely)).to_pylist(), strict=True):
-            found = Counter(kind for _, _, kind in spans(text, kinds))
+            found = Counter(kind for _, _, kind in _together(text, kinds, recognised.get(text, ())))
             field = "context" if positions is None else f"messages[{positions[at]}].content"
             if found:
                 where.setdefault(int(row_of[at]), (field, ", ".join(f"{n} {kind}" for kind, n in found.items())))
@@ -167,20 +254,21 @@ def _dropped(table: pa.Table, kinds: set[str]) -> pa.Table:
     return flat.reject(table, hit, "pii", [field for field, _ in ordered], [detail for _, detail in ordered])
 
 
-def _masked(table: pa.Table, kinds: set[str], counts: Counter) -> pa.Table:
+def _masked(table: pa.Table, kinds: set[str], counts: Counter, recognised: Mapping[str, list]) -> pa.Table:
     def clean(text: str) -> str:
-        counts.update(f"masked_{kind}" for _, _, kind in spans(text, kinds))
-        return masked(text, kinds)
+        own = recognised.get(text, ())
+        counts.update(f"masked_{kind}" for _, _, kind in _together(text, kinds, own))
+        return masked(text, kinds, own)
 
     offsets, turns = flat.flatten(table)
     texts, considered = flat.text(turns), flat.open_rows(table)
-    where = _likely(texts, kinds) & considered[flat.row_of_turn(offsets)]
+    where = _likely(texts, kinds, recognised) & considered[flat.row_of_turn(offsets)]
     if where.any():
         table = flat.with_contents(table, turns, offsets, flat.edit(texts, where, clean))
     if "context" not in table.column_names:
         return table
     context = flat.one_array(table["context"])
-    where = _likely(context, kinds) & considered
+    where = _likely(context, kinds, recognised) & considered
     if not where.any():
         return table
     edited = flat.edit(context, where, clean)

@@ -87,7 +87,7 @@ def wrong_language(
     if engine == "lingua":
         details = _by_lingua(asked, answers, min_letters, min_confidence, tuple(languages or ()))
         return spread(open_pairs, details.to_pylist())
-    theirs, own = (_script(texts, min_letters, min_share) for texts in (asked, answers))
+    theirs, own = (script_of(texts, min_letters, min_share) for texts in (asked, answers))
     names = [*SCRIPTS]
     differ = (theirs >= 0) & (own >= 0) & (theirs != own)
     for number in np.unique(own[differ]).tolist():  # a word in the answer's script may have asked for it
@@ -104,7 +104,7 @@ def wrong_language(
     )
 
 
-def _script(texts: pa.Array, min_letters: int, min_share: float) -> np.ndarray:
+def script_of(texts: pa.Array, min_letters: int, min_share: float) -> np.ndarray:
     """Number of each text's script in [`SCRIPTS`], -1 where it can't be told; Han with some kana is kana."""
     counts = np.stack(
         [pc.count_substring_regex(texts, form).to_numpy(zero_copy_only=False) for form in SCRIPTS.values()]
@@ -127,7 +127,7 @@ def _by_lingua(
     languages: tuple[str, ...],
 ) -> pa.Array:
     detector = _detector(languages, ())
-    where = (_letters(asked) >= min_letters) & (_letters(answers) >= min_letters)
+    where = (letters_of(asked) >= min_letters) & (letters_of(answers) >= min_letters)
     guesses = []
     for texts in (asked, answers):
         ranked = detector.compute_language_confidence_values_in_parallel(texts.filter(pa.array(where)).to_pylist())
@@ -140,5 +140,5 @@ def _by_lingua(
     return spread(where, details)
 
 
-def _letters(texts: pa.Array) -> np.ndarray:
+def letters_of(texts: pa.Array) -> np.ndarray:
     return pc.binary_length(pc.replace_substring_regex(texts, r"\PL+", "")).to_numpy(zero_copy_only=False)
