@@ -42,11 +42,11 @@ WAYS = {
 }
 
 
-def alpaca_like(number: int, seed: int) -> datasets.Dataset:
+def alpaca_like(number: int, seed: int, vocabulary: int = VOCABULARY) -> datasets.Dataset:
     draw, rows = random.Random(seed), []
     for _ in range(number):
         length = min(max(round(MEDIAN * math.exp(draw.gauss(0, SPREAD))), SHORTEST), MAX_LENGTH)
-        ids = [draw.randrange(3, VOCABULARY) for _ in range(length)]
+        ids = [draw.randrange(3, vocabulary) for _ in range(length)]
         prompt = round(length * draw.uniform(1 / 3, 2 / 3))
         rows.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
     return datasets.Dataset.from_list(rows)

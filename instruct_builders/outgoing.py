@@ -11,14 +11,18 @@ from . import secret_scan
 from .errors import PublishError, SecretFound
 
 # Pickles run code where they are loaded, and training_args.bin can hold a token; then what is half-written; rejected
-# rows are raw text that no check has passed, and stay with whoever built the data.
+# rows are raw text that no check has passed: they, and the page that quotes them, stay with whoever built the data.
 LEFT_OUT = (
     *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "optimizer*", "rng_state*"),
-    *("*.incomplete", "*.tmp", "*.lock", "rejected.jsonl"),
+    *("*.incomplete", "*.tmp", "*.lock", "rejected.jsonl", "report.html"),
 )
 # Kinds of file that builds and releases write. On the Hub such a file that the directory lacks belongs to an older
 # version and is deleted; others (LICENSE, notes.md, .gitattributes, ...) stay.
-MANAGED = (*LEFT_OUT, "*.parquet", "*.safetensors", "*.json", "*.jsonl", "*.jinja", "*.model", "*.html")
+MANAGED = (
+    *(*LEFT_OUT, "*.parquet", "*.safetensors", "*.gguf", "*.json", "*.jsonl", "*.jinja", "*.model", "*.html"),
+    "instruct-builders-*.yaml",  # a release's scores; others in the same folder were added by other people
+)
+SCORES = ".eval_results"  # where the Hub looks for a model's scores
 
 
 def list_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
@@ -44,8 +48,7 @@ def list_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
             continue
         if not path.is_file():
             raise PublishError(f"{path} is no ordinary file and can't be published: take it out of the directory.")
-        # .eval_results/ is where the Hub looks for a model's scores.
-        hidden = any(part.startswith(".") and part != ".eval_results" for part in name.split("/"))
+        hidden = any(part.startswith(".") and part != SCORES for part in name.split("/"))
         if hidden or any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in LEFT_OUT):
             left_out.append(name)
         else:
@@ -94,7 +97,7 @@ def difference(files: dict[str, Path], remote: dict[str, str]) -> tuple[list[str
         `tuple[list[str], list[str]]`: Names to upload and names to delete.
     """
     changed = [name for name, path in files.items() if name not in remote or not _same(path, remote[name])]
-    folders = {name.split("/")[0] for name in files if "/" in name}
+    folders = {name.split("/")[0] for name in files if "/" in name} - {SCORES}
 
     def is_managed(name: str) -> bool:
         in_our_folder = "/" in name and name.split("/")[0] in folders

@@ -6,25 +6,19 @@ refused for a moment; here everything goes through one `create_commit`, which is
 
 from __future__ import annotations
 
-import email.utils
 import logging
 import os
-import random
 import re
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import PublishError
 from .generate import demo_data
+from .hub_attempts import repeat
 from .outgoing import difference, list_files, other_folders, refuse_secrets
 
 logger = logging.getLogger(__name__)
-
-RETRIED = (408, 409, 412, 425, 429, 500, 502, 503, 504)  # HTTP status: another try may succeed
-MAX_WAIT = 300.0  # seconds; a server that wants more is told to the user instead
 
 
 @dataclass(frozen=True)
@@ -64,6 +58,9 @@ class _Target:
     max_attempts: int
     first_wait: float
     replace: bool
+
+    def attempt(self, step: Callable, outcome: str = "nothing was published"):
+        return repeat(step, self.repo["repo_id"], outcome, self.max_attempts, self.first_wait)
 
 
 def publish(
@@ -113,7 +110,7 @@ def publish(
     """
     from huggingface_hub import HfApi, get_token
 
-    _check_arguments(repo_id, repo_type, tag, max_attempts)
+    check_arguments(repo_id, repo_type, tag, max_attempts)
     files, left_out = list_files(Path(directory))
     for name in left_out:
         expected = name == "rejected.jsonl"  # every build has one
@@ -137,15 +134,51 @@ def publish(
     target = _Target(api, {"repo_id": repo_id, "repo_type": repo_type}, revision, max_attempts, first_wait, replace)
     message = commit_message or (f"Publish {tag}" if tag else "Publish")
 
-    is_private, created = _retry(target, lambda: _open_repo(target, private), "nothing was published")
-    known = _retry(target, lambda: _refs(target), "nothing was published")
+    is_private, created = target.attempt(lambda: _open_repo(target, private))
+    known = target.attempt(lambda: _refs(target))
     deleted: set[str] = set()
-    commit = _retry(target, lambda: _commit(target, files, tag, message, deleted), "nothing was published")
+    commit = target.attempt(lambda: _commit(target, files, tag, message, deleted))
     if tag is not None:
-        _retry(target, lambda: _set_tag(target, tag, commit), f"published as commit {commit}, but without its tag")
+        target.attempt(lambda: _set_tag(target, tag, commit), f"published as commit {commit}, but without its tag")
         url = f"{url}/tree/{tag}"
     committed = commit not in known.values()
     return PublishResult(url, commit, tag, list(files), left_out, sorted(deleted), committed, created, is_private)
+
+
+def read_published(
+    repo_id: str, name: str, repo_type: str = "model", revision: str = "main"
+) -> tuple[list[str], bytes]:
+    """What a repository holds, and the content of one of its files, without a cache in between.
+
+    Args:
+        repo_id (`str`): "namespace/name".
+        name (`str`): The file to read.
+        repo_type (`str`, *optional*, defaults to `"model"`): "dataset" or "model".
+        revision (`str`, *optional*, defaults to `"main"`): Branch, tag or commit.
+
+    Returns:
+        `tuple[list[str], bytes]`: The files but .gitattributes, and the content; nothing of both where there is no
+        repository that the token may see.
+
+    Raises:
+        [`PublishError`]: If the Hub can't be asked.
+    """
+    from huggingface_hub import HfApi, HfFileSystem
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def look() -> tuple[list[str], bytes]:
+        api = HfApi()
+        try:
+            files = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
+        except RepositoryNotFoundError:
+            return [], b""
+        if name not in files:
+            return [file for file in files if file != ".gitattributes"], b""
+        place = f"{'datasets/' if repo_type == 'dataset' else ''}{repo_id}@{revision}/{name}"
+        content = HfFileSystem(skip_instance_cache=True).cat_file(place)
+        return [file for file in files if file != ".gitattributes"], content
+
+    return repeat(look, repo_id, "nothing was published")
 
 
 def check_before(repo_id: str, repo_type: str = "dataset", tag: str | None = None) -> None:
@@ -156,7 +189,7 @@ def check_before(repo_id: str, repo_type: str = "dataset", tag: str | None = Non
     """
     from huggingface_hub import get_token
 
-    _check_arguments(repo_id, repo_type, tag, max_attempts=1)
+    check_arguments(repo_id, repo_type, tag)
     _check_token(get_token(), repo_id)
 
 
@@ -168,7 +201,8 @@ def _check_token(token: str | None, repo_id: str) -> None:
         )
 
 
-def _check_arguments(repo_id: str, repo_type: str, tag: str | None, max_attempts: int) -> None:
+def check_arguments(repo_id: str, repo_type: str = "dataset", tag: str | None = None, max_attempts: int = 1) -> None:
+    """Refuses what could never be published under: a name, a kind or a tag that the Hub would not take."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -226,7 +260,7 @@ def _commit(target: _Target, files: dict[str, Path], tag: str | None, message: s
     if head is None:
         raise PublishError(f"{target.repo['repo_id']} has no branch {target.branch!r}: make it, or publish to main.")
     changed, stale = difference(files, _remote_files(target, tagged or head))
-    foreign = other_folders(files, stale)
+    foreign = other_folders(files, stale) if target.repo["repo_type"] == "dataset" else []
     if foreign and not target.replace:
         raise PublishError(
             f"{target.repo['repo_id']} holds data in {', '.join(foreign)}, which this directory lacks, and publishing "
@@ -275,74 +309,3 @@ def _remote_files(target: _Target, commit: str) -> dict[str, str]:
 
     tree = target.api.list_repo_tree(**target.repo, revision=commit, recursive=True)
     return {e.path: e.lfs.sha256 if e.lfs else e.blob_id for e in tree if isinstance(e, RepoFile)}
-
-
-# ---- failing and trying again ----
-def _retry(target: _Target, step: Callable, outcome: str):
-    """Runs `step` until it succeeds, is refused for good, or has been tried often enough."""
-    import httpx2  # what huggingface_hub speaks HTTP with
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for attempt in range(1, target.max_attempts + 1):
-        try:
-            return step()
-        except (HfHubHTTPError, httpx2.HTTPError, OSError, RuntimeError, ValueError) as error:
-            causes = list(_causes(error))
-            refused = next((e for e in causes if isinstance(e, HfHubHTTPError)), None)
-            broken = next((e for e in causes if isinstance(e, (httpx2.TransportError, ConnectionError))), None)
-            status = refused.response.status_code if refused is not None else None
-            temporary = broken is not None or status in RETRIED
-            wait = max(target.first_wait * 2 ** (attempt - 1) * random.uniform(1, 1.5), _asked_wait(refused))
-            what = _what(error, refused, broken)
-            if not temporary or attempt == target.max_attempts or wait > MAX_WAIT:
-                if temporary and (status is None or status >= 500):
-                    outcome += ", as far as is known"  # the deed may have been done, and its answer lost
-                tries = f" after {attempt} attempts" if attempt > 1 else ""
-                advice = _advice(target, status, temporary, wait, what)
-                raise PublishError(f"{target.repo['repo_id']}: {outcome}{tries} ({what}){advice}.") from error
-            logger.warning("%s; attempt %d of %d in %.1f s", what, attempt + 1, target.max_attempts, wait)
-            time.sleep(wait)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _asked_wait(refused) -> float:
-    """Seconds that the Hub asks to wait: `Retry-After` (seconds or a date), or the end of the rate limit's window."""
-    from huggingface_hub.utils import parse_ratelimit_headers
-
-    if refused is None:
-        return 0.0
-    asked = refused.response.headers.get("retry-after", "").strip()
-    limit = parse_ratelimit_headers(refused.response.headers)
-    if asked.isdigit():
-        return float(asked)
-    if (date := email.utils.parsedate_tz(asked)) is not None:
-        return email.utils.mktime_tz(date) - datetime.now(UTC).timestamp()
-    return float(limit.reset_in_seconds) if limit is not None and limit.remaining == 0 else 0.0
-
-
-def _what(error: BaseException, refused, broken: BaseException | None) -> str:
-    if broken is not None:
-        return f"the connection broke: {broken}"
-    if refused is None:
-        return f"{type(error).__name__}: {error}"
-    # The text of an HTTP error can hold a signed upload address: only the server's own words are repeated.
-    words = f"HTTP {refused.response.status_code}: {refused.server_message or 'no reason given'}"
-    return words if error is refused else f"{error} {words}"
-
-
-def _advice(target: _Target, status: int | None, temporary: bool, wait: float, what: str) -> str:
-    if "xet" in what:
-        return ": where the server has no xet storage, set HF_HUB_DISABLE_XET=1 and publish again"
-    by_status = {
-        401: ": the token is not valid, run `hf auth login` again, or set HF_TOKEN to a valid token",
-        403: f": the token may not write to {target.repo['repo_id']!r}, use one with write permission there",
-        404: ": check the name, and what the token may see",
-        412: ": somebody else keeps committing to this branch, publish again when they are done",
-        429: f": too many requests, publish again in {wait:.0f} seconds",
-    }
-    return by_status.get(status, ": publish again, what has arrived is not sent twice" if temporary else "")

@@ -18,9 +18,8 @@ import arguments
 import torch
 from transformers import Seq2SeqTrainingArguments, set_seed
 
-from instruct_builders import publish
 from instruct_builders.errors import InstructError
-from trainers import seq2seq_data, seq2seq_models, seq2seq_predict, seq2seq_preflight
+from trainers import release, seq2seq_data, seq2seq_models, seq2seq_predict, seq2seq_preflight
 from trainers import seq2seq_release as released
 from trainers.seq2seq import Seq2SeqInstructTrainer
 from trainers.seq2seq_models import Seq2SeqArguments
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.predict is not None:
         return seq2seq_predict.run(args, training, show=print, note=lambda line: print(line, file=sys.stderr))
     if not args.check:
-        return train(args, training)
+        return train(args, training, argv)
     try:
         found = seq2seq_preflight.begin(args, training).found
     except InstructError as error:  # what training would stop with
@@ -51,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     return int(errors > 0)
 
 
-def train(args: Seq2SeqArguments, training: Seq2SeqTrainingArguments) -> int:
+def train(args: Seq2SeqArguments, training: Seq2SeqTrainingArguments, argv: list[str] | None) -> int:
     set_seed(training.seed)
     push, tokenizer, loaded, found = seq2seq_preflight.begin(args, training)
     if training.process_index == 0:
@@ -78,19 +77,21 @@ def train(args: Seq2SeqArguments, training: Seq2SeqTrainingArguments) -> int:
     if not trainer.is_world_process_zero():
         return 0
     print("mean loss: " + ", ".join(f"{key} {value:.4f}" for key, value in loss.items()))
-    facts = released.facts(args, trainer, revision, loaded.data, found["short"], loss, scores)
+    known = {"base_revision": revision, "data": loaded.data, "preflight": found["short"], "loss": loss}
+    facts = released.facts(args, trainer, scores=scores, argv=argv, **known)
     print("".join(f"{key}: {value:.1f}\n" for key, value in facts["scores"].items()), end="")
-    released.write_model_card(final, facts, adapter=args.use_peft, repo_id=training.hub_model_id)
+    release.describe(final, facts, training.hub_model_id)
     print(f"saved {final}")
     if args.merge:
         difference = released.merge_adapter(final, merged)
         print(f"largest difference of merged logits: {difference:.1e} of the largest logit")
-        released.write_model_card(merged, facts, adapter=False, repo_id=args.hub_merged_model_id)
+        whole = facts | {"adapter": False, "merged_difference": difference}
+        release.describe(merged, whole, args.hub_merged_model_id)
         print(f"saved {merged}")
     for directory, repo_id in ((final, training.hub_model_id), (merged, args.hub_merged_model_id)):
         if push and repo_id:
             private = training.hub_private_repo is not False  # private unless public is asked for in so many words
-            print(f"published {publish.publish(directory, repo_id, private=private, repo_type='model').url}")
+            print(f"published {release.push(directory, repo_id, private).url}")
     return 0
 
 

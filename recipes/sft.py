@@ -16,8 +16,7 @@ import arguments
 from transformers import set_seed
 from trl import SFTConfig
 
-from instruct_builders import publish
-from trainers import adapters, callbacks, config, conversations, models, preflight, release, templates
+from trainers import adapters, callbacks, config, conversations, models, preflight, release, run_facts, templates
 from trainers.sft import InstructTrainer
 
 OF_DATASET = {"belongs_to": "dataset_name"}
@@ -60,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer, template, added = models.load_tokenizer(args)
     adapters.check_targets(args, preflight.load_config(args))
     with training.main_process_first(desc="labels"):
-        train, test, data, _ = conversations.prepare(args, tokenizer, template, training.max_length)
+        train, test, data, counts = conversations.prepare(args, tokenizer, template, training.max_length)
     model, revision = models.load_model(args, tokenizer, training.use_cpu, templates.stops(template, tokenizer))
     trainer = InstructTrainer(
         model=model,
@@ -84,18 +83,21 @@ def main(argv: list[str] | None = None) -> None:
     if not first:
         return
     print("mean loss: " + ", ".join(f"{key} {value:.4f}" for key, value in loss.items()))
-    facts = release.facts(args, training, revision, data, found, loss)
-    release.write_model_card(final, facts, args.use_peft, training.hub_model_id)
+    known = {"base_revision": revision, "data": data, "counts": counts, "preflight": found, "loss": loss}
+    facts = run_facts.facts(args, trainer, argv=argv, **known)
+    release.describe(final, facts, training.hub_model_id)
     print(f"saved {final}")
     merged = final.with_name("merged")
     if args.merge:
-        print(f"largest difference of merged logits: {release.merge_adapter(final, merged):.1e} of the largest logit")
-        release.write_model_card(merged, facts, False, args.hub_merged_model_id)
+        difference = release.merge_adapter(final, merged)
+        print(f"largest difference of merged logits: {difference:.1e} of the largest logit")
+        whole = facts | {"adapter": False, "merged_difference": difference}
+        release.describe(merged, whole, args.hub_merged_model_id)
         print(f"saved {merged}")
     private = training.hub_private_repo is not False  # private unless public is asked for in so many words
     for directory, repo_id in ((final, training.hub_model_id), (merged, args.hub_merged_model_id)):
         if push and repo_id:
-            print(f"published {publish.publish(directory, repo_id, private=private, repo_type='model').url}")
+            print(f"published {release.push(directory, repo_id, private).url}")
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def ways(
 
 def varying(attention: str | None) -> bool:
     """Whether a kernel takes documents of varying length one by one. The trainer's own question needs the model."""
-    return bool(attention) and ("flash" in attention or attention == "flex_attention")
+    return bool(attention) and ("flash" in attention or attention in ("flex_attention", "torch_varlen"))
 
 
 def step(

@@ -181,6 +181,10 @@ def load_model(
     from transformers import AutoModelForCausalLM
     from transformers.utils.hub import resolve_revision
 
+    from . import varlen
+
+    if args.attn_implementation == varlen.NAME:
+        varlen.register()
     name, commit = args.model_name_or_path, None
     if not Path(name).exists():
         commit = getattr(resolve_revision(name, args.model_revision), "resolved", None)  # None where it can't be told

@@ -162,8 +162,9 @@ def describe(rows: datasets.Dataset, name: str, split: str, license: str | None 
         front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8"), re.S) if card.is_file() else None
         stated = (yaml.safe_load(front[1]) or {}).get("license") if front else None
     else:
-        found = re.search(r"@([0-9a-f]{40})/", " ".join(rows.info.download_checksums or {}))
-        fact["revision"] = found[1] if found else None
+        # Rows of the Hub lie in a folder of the cache that is named after the commit they come from.
+        folders = [Path(file["filename"]).parent.name for file in rows.cache_files]
+        fact["revision"] = next((name for name in folders if re.fullmatch(r"[0-9a-f]{40}", name)), None)
         stated = rows.info.license or None
     if stated is None and "license" in rows.column_names:
         stated = sorted({license for license in rows.unique("license") if license})

@@ -1,123 +1,71 @@
-"""From a finished run to something others can load: the merged model and the card."""
+"""From a finished run to something others can load: proved, described, and pushed in one commit with a tag."""
 
 from __future__ import annotations
 
-import importlib.metadata
+import json
 import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
-import yaml
+from instruct_builders import publish
+from instruct_builders.errors import ConfigError, PublishError, did_you_mean
 
-from instruct_builders import licenses
-from instruct_builders.cards import fenced
-from instruct_builders.errors import BuildError, SourceError
-
-from . import adapters, templates
+from . import base_model, consolidate, gguf, local_paths, model_card, run_facts, scores, staging
+from .local_paths import local_name
+from .merging import merge_adapter
 
 if TYPE_CHECKING:
-    import torch
     from transformers import Trainer
 
+__all__ = ["ReleaseArguments", "describe", "local_name", "merge_adapter", "push", "release", "save"]
 logger = logging.getLogger(__name__)
-
-# Largest allowed |merged - adapter| over the largest |logit|. Rounding alone gives about 1e-6 in float32 and 1e-2 in
-# bfloat16, where the merged weight keeps 8 bits of what base and adapter held apart.
-TOLERANCE = {"float32": 1e-4, "float16": 0.01, "bfloat16": 0.05}
-CARD = Path(__file__).parent / "model_card.md.jinja"
-PROBES = (
-    "Name the capital of France.",
-    "### Instruction:\nCount to five.\n\n### Response:",
-    "USER: Hello! ASSISTANT:",
-)
-SETTINGS = (
-    *("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
-    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim", "max_length", "packing", "bf16"),
-    *("dtype", "seed", "split_seed", "test_size", "neftune_noise_alpha", "train_on_prompts", "overlength"),
-    *("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_dora", "use_rslora"),
-    *("load_in_4bit", "load_in_8bit"),
-)
-PACKAGES = ("instruct-builders", "trl", "transformers", "peft", "torch", "datasets", "accelerate", "bitsandbytes")
+WHAT = ("adapter", "merged", "both")
 
 
-def merge_adapter(
-    adapter_dir: str | Path,
-    output_dir: str | Path,
-    base: str | None = None,
-    dtype: str = "auto",
-    tolerance: float | None = None,
-) -> float:
-    """Writes base + adapter as one model, after measuring that it says the same.
-
-    The base is loaded in full precision, also where training quantised it: merging into 4-bit weights loses more
-    (relative error 0.075 against 0.048 on a tiny model).
+@dataclass(kw_only=True)
+class ReleaseArguments:
+    """What is released, and where to.
 
     Args:
-        adapter_dir (`str` or `Path`): A saved adapter with its tokenizer.
-        output_dir (`str` or `Path`): Where safetensors, tokenizer, chat template and generation config go.
-        base (`str`, *optional*): The base model; by default the one named in `adapter_config.json`.
-        dtype (`str`, *optional*, defaults to `"auto"`): Type of the merged weights; `"auto"` is what the base has.
-        tolerance (`float`, *optional*):
-            Largest allowed difference of two logits, as a share of the largest logit; by default from `TOLERANCE`.
-
-    Returns:
-        `float`: The difference that was measured.
-
-    Raises:
-        SourceError: If there is no adapter or no base.
-        BuildError: If the difference is larger than the tolerance; nothing is written.
+        model_dir (`str`): `final` or `merged` of recipes/sft.py or recipes/flan_t5.py, or a checkpoint in shards.
+        repo_id (`str`): "namespace/name" on the Hub.
+        what (`str`, *optional*): Of an adapter "adapter" (the default), "merged" or "both"; of whole weights nothing.
+        merged_repo_id (`str`, *optional*): Where the merged model goes with `what: both`.
+        tag (`str`, *optional*, defaults to `"v1.0"`): Name of this version.
+        private (`bool`, *optional*, defaults to `True`): Whether a new repository is private.
+        replace (`bool`, *optional*, defaults to `False`): Whether a repository with something else is taken over.
+        evaluations (`list[str]`, *optional*): Results of recipes/mt_bench.py and the like, of the base too.
+        recipe (`str`, *optional*): The YAML of the training, for the card; by default the one the run noted down.
+        base (`str`, *optional*): The base's id on the Hub, where it was trained from a local folder.
+        base_revision (`str`, *optional*): Its commit.
+        license (`str`, *optional*): Of the model; by default what base and data leave.
+        dtype (`str`, *optional*, defaults to `"auto"`): Of the merged weights; "auto" is what the base has.
+        tolerance (`float`, *optional*): See [`merging.merge_adapter`].
+        gguf (`str`, *optional*): Also a file for llama.cpp, of this type; of whole or merged weights.
+        output_dir (`str`, *optional*): Where the release is put together; by default `release` beside `model_dir`.
+        dry_run (`bool`, *optional*, defaults to `False`): Put it together and check it, and push nothing.
     """
-    import torch
-    from peft import PeftConfig, PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    from .models import agree_on_special_tokens, torch_dtype
-
-    adapter_dir = Path(adapter_dir)
-    if not (adapter_dir / "adapter_config.json").is_file():
-        raise SourceError(f"{adapter_dir} has no adapter_config.json. Give the directory that recipes/sft.py wrote.")
-    config = PeftConfig.from_pretrained(str(adapter_dir))
-    base = base or config.base_model_name_or_path
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            base, revision=config.revision or "main", dtype=torch_dtype(dtype), use_safetensors=True
-        )
-    except OSError as error:
-        raise SourceError(f"can't read the base model {base!r} of {adapter_dir}: {error}") from error
-    tokenizer = AutoTokenizer.from_pretrained(adapter_dir)
-    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        # The adapter holds the rows of the added tokens; their initial values don't matter.
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    with adapters.old_names_allowed():
-        model = PeftModel.from_pretrained(model, str(adapter_dir)).eval()
-    ids = [tokenizer(text, return_tensors="pt")["input_ids"] for text in PROBES]
-    with torch.no_grad():
-        before = [model(input_ids=row).logits.float() for row in ids]
-        model = model.merge_and_unload(safe_merge=True)
-        after = [model(input_ids=row).logits.float() for row in ids]
-    difference = largest_difference(before, after)
-    kind = str(model.dtype).removeprefix("torch.")
-    tolerance = TOLERANCE[kind] if tolerance is None else tolerance
-    if not difference <= tolerance:  # also true for NaN
-        raise BuildError(
-            f"the merged model's logits differ from base + adapter by {difference:.2g} of the largest logit, more "
-            f"than {tolerance:.2g} in {kind}; nothing was written. Merge in float32, or check the base {base!r}."
-        )
-    output_dir = Path(output_dir)
-    known = (adapter_dir / "generation_config.json").is_file()  # where recipes/sft.py says what ends a turn
-    stops = GenerationConfig.from_pretrained(adapter_dir).eos_token_id if known else None
-    agree_on_special_tokens(model, tokenizer, [stops] if isinstance(stops, int) else stops or ())
-    model.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
-    logger.info("merged into %s; largest difference %.2g of the largest logit (%s)", output_dir, difference, kind)
-    return difference
-
-
-def largest_difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
-    """The largest |difference| of two lists of logits, as a share of the largest |logit|."""
-    largest = max(float(logits.abs().max()) for logits in before)
-    return max(float((x - y).abs().max()) for x, y in zip(before, after, strict=True)) / (largest or 1.0)
+    model_dir: str
+    repo_id: str
+    what: str | None = None
+    merged_repo_id: str | None = None
+    tag: str = "v1.0"
+    private: bool = True
+    replace: bool = False
+    evaluations: list[str] = field(default_factory=list)
+    recipe: str | None = None
+    base: str | None = None
+    base_revision: str | None = None
+    license: str | None = None
+    dtype: str = "auto"
+    tolerance: float | None = None
+    gguf: str | None = None
+    output_dir: str | None = None
+    dry_run: bool = False
 
 
 def save(trainer: Trainer, directory: str | Path) -> None:
@@ -129,6 +77,9 @@ def save(trainer: Trainer, directory: str | Path) -> None:
         trainer (`transformers.Trainer`): After `train()`.
         directory (`str` or `Path`): Made if needed.
     """
+    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    if plugin is not None:  # where checkpoints are in shards, save_model would write no weights and say nothing
+        plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(directory))
     if trainer.is_world_process_zero():
         # PEFT saves none for an adapter, and the base's own may stop on another token than the template's.
@@ -136,110 +87,150 @@ def save(trainer: Trainer, directory: str | Path) -> None:
         (Path(directory) / "training_args.bin").unlink(missing_ok=True)  # a pickle that tells paths and settings
 
 
-def facts(args, training, base_revision: str | None, data: dict, preflight: str, loss: dict) -> dict:
-    """What the card tells about a run.
+def describe(directory: str | Path, facts: dict, repo_id: str | None = None) -> None:
+    """Writes `training.json` and the card beside a model that was just trained."""
+    run_facts.write(directory, facts)
+    model_card.write(directory, facts, repo_id)
+
+
+def push(directory: str | Path, repo_id: str, private: bool = True) -> publish.PublishResult:
+    """Pushes a folder that [`describe`] has finished, as the recipes do at the end of a training with push_to_hub."""
+    local_paths.clean_configs(Path(directory))
+    local_paths.refuse(Path(directory), [Path(directory).parent])
+    return publish.publish(directory, repo_id, private=private, repo_type="model")
+
+
+def release(args: ReleaseArguments, show: Callable[[str], None] = logger.info) -> list[publish.PublishResult]:
+    """Puts each part together beside the model, proves it, and pushes it; a second time nothing is pushed.
 
     Args:
-        args (`SftArguments`): The recipe's arguments.
-        training (`SFTConfig`): The trainer's arguments.
-        base_revision (`str`, *optional*): Commit of the base.
-        data (`dict`): From [`trainers.reading.describe`].
-        preflight (`str`): From [`trainers.preflight.short`].
-        loss (`dict`): Mean loss by what it was measured on.
-    """
-    settings = {}
-    for name in SETTINGS:
-        value = next((getattr(source, name) for source in (args, training) if hasattr(source, name)), None)
-        value = getattr(value, "value", value)  # an enum by its text
-        is_off = (
-            value is None
-            or value is False
-            or (name == ("num_train_epochs" if training.max_steps > 0 else "max_steps"))
-        )
-        if not is_off and (args.use_peft or not name.startswith("lora")):
-            settings[name] = value
-    return {
-        "base": args.model_name_or_path,
-        "base_revision": base_revision,
-        "chat_template": args.chat_template
-        if args.chat_template in templates.NAMES
-        else Path(args.chat_template).name,
-        "data": [data],
-        "preflight": fenced(preflight, "text", limit=10_000),
-        "loss": loss,
-        "settings": settings,
-    }
-
-
-def write_model_card(directory: str | Path, facts: dict, adapter: bool, repo_id: str | None = None) -> Path:
-    """Writes `README.md`: what the model was made of, how, and how to run it. No path of this machine gets into it.
-
-    Args:
-        directory (`str` or `Path`): The model's directory.
-        facts (`dict`): From [`facts`].
-        adapter (`bool`): Whether the directory holds an adapter, not whole weights.
-        repo_id (`str`, *optional*): Where it will be on the Hub, if anywhere.
+        args (`ReleaseArguments`): What and where to.
+        show (`Callable`, *optional*): Takes each line of what is done.
 
     Returns:
-        `Path`: The card.
+        `list[PublishResult]`: One for each repository.
+
+    Raises:
+        InstructError: With what is wrong and what to do; what was on the Hub is as it was.
     """
-    front = {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
-    tags = ["sft", "trl", "instruct-builders"]
-    takes_context = facts["chat_template"].startswith("alpaca")
-    return render_card(CARD, directory, facts, adapter, repo_id, front, tags, takes_context=takes_context)
+    check(args)
+    model_dir = Path(args.model_dir)
+    work = Path(args.output_dir) if args.output_dir else model_dir.parent / "release"
+    model_dir, facts = find(model_dir, work, show)
+    parts = choose(args, facts)
+    results = scores.read(args.evaluations)
+    needs = {"loaded": facts["adapter"], "alone": "adapter" in parts}
+    facts |= {"base": base_model.settle(facts["base"], args.base, args.base_revision, **needs)}
+    if args.recipe:
+        text = Path(args.recipe).read_text(encoding="utf-8")
+        facts["recipe"] = {"file": Path(args.recipe).name, "yaml": local_paths.without(text), "flags": []}
+    model_card.settle_license(facts, args.license)  # before the merge, which takes long
+    staged = {}
+    for part, repo_id in parts.items():
+        staged[part] = staging.stage(part, model_dir, work / part, args, facts, repo_id, results, show)
+    for part, repo_id in parts.items():
+        if not args.dry_run:
+            refuse_other_content(repo_id, run_facts.read(staged[part]), args.replace)
+    return [_push(staged[part], repo_id, args, show) for part, repo_id in parts.items()]
 
 
-def render_card(
-    template: Path, directory: str | Path, facts: dict, adapter: bool, repo_id: str | None, front: dict, tags, **more
-) -> Path:
-    """Fills in a card's template, with the front matter that all cards share: base, datasets, license and tags."""
-    on_hub = not Path(facts["base"]).exists()
-    base = facts["base"] if on_hub else local_name(facts["base"])
-    stated = {one for source in facts["data"] for one in as_list(source["license"])}
-    if on_hub:
-        front["base_model"] = base
-    if ids := [source["name"] for source in facts["data"] if not source["local"]]:
-        front["datasets"] = ids
-    if barred := [one for one in stated if licenses.is_non_commercial(one)]:
-        front["license"] = licenses.strictest(barred)  # weights made from such data are not for commercial use either
-    front["tags"] = [*tags, *(["lora"] if adapter else [])]
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+def check(args: ReleaseArguments) -> None:
+    """What can be known to fail before anything is read."""
+    if args.what is not None and args.what not in WHAT:
+        raise ConfigError(f"what: {args.what!r} given; {', '.join(WHAT)} are allowed.{did_you_mean(args.what, WHAT)}")
+    if args.what == "both" and not args.merged_repo_id:
+        raise ConfigError("what: both needs merged_repo_id: the adapter goes to repo_id, the merged model there.")
+    if args.merged_repo_id and (args.what != "both" or args.merged_repo_id == args.repo_id):
+        raise ConfigError("merged_repo_id goes with what: both, and is another repository than repo_id.")
+    if args.tolerance is not None and not args.tolerance > 0:
+        raise ConfigError(f"tolerance: {args.tolerance} given; a share of the largest logit above 0 is allowed.")
+    if args.gguf:
+        gguf.check(args.gguf)
+    if not Path(args.model_dir).is_dir():
+        raise ConfigError(
+            f"model_dir: {args.model_dir} is no folder. Give what recipes/sft.py wrote, such as .../final."
+        )
+    if args.recipe and not Path(args.recipe).is_file():
+        raise ConfigError(f"recipe: {args.recipe} is no file. Give the YAML of the training, or leave it out.")
+    scores.check_given(args.evaluations)
+    for repo_id in filter(None, (args.repo_id, args.merged_repo_id)):
+        publish.check_arguments(repo_id, "model", args.tag)
+        if not args.dry_run:
+            publish.check_before(repo_id, "model", args.tag)
+
+
+def find(model_dir: Path, work: Path, show: Callable[[str], None]) -> tuple[Path, dict]:
+    """The folder of whole weights, and what is known of its run; a checkpoint in shards is put together first."""
+    if consolidate.kind(model_dir) is None:
+        return model_dir, run_facts.read(model_dir)
+    final = model_dir.parent / "final"
+    facts = run_facts.read(final) | {"checkpoint": model_dir.name}
+    whole = work / f"{model_dir.name}-whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    consolidate.consolidate(model_dir, whole, like=final)
+    show(f"put the shards of {model_dir.name} together")
+    return whole, facts
+
+
+def choose(args: ReleaseArguments, facts: dict) -> dict[str, str]:
+    """`{part: repository}` of what is to be pushed: "adapter", "merged" or "full"."""
+    if not facts["adapter"]:
+        if args.what is not None:
+            raise ConfigError(f"what: {args.what} given, but {args.model_dir} holds whole weights. Leave what out.")
+        return {"full": args.repo_id}
+    what = args.what or "adapter"
+    if args.gguf and what == "adapter":
+        raise ConfigError("gguf: an adapter alone can't be converted. Add `what: merged` or `what: both`.")
+    both = {"adapter": args.repo_id, "merged": args.merged_repo_id}
+    return both if what == "both" else {what: args.repo_id}
+
+
+def refuse_other_content(repo_id: str, facts: dict, replace: bool) -> None:
+    """A repository that holds no release of this model is not written to.
+
+    A release of the same base on the same data, as an adapter or not as before, is a new version of the same model.
+
+    Raises:
+        [`PublishError`]: If it holds something else, and `replace` is not true.
+    """
+    files, content = publish.read_published(repo_id, run_facts.FILE)
+    if not files or replace:
+        return
+    try:
+        there = json.loads(content or b"{}")
+    except ValueError:
+        there = {}  # a file of that name, but not ours
+    there = there if isinstance(there, dict) else {}
+    marks = ("kind", "adapter", ("base", "name"), ("data", "name"))
+    if all(_at(there, mark) == _at(facts, mark) for mark in marks):
+        return
+    holds = f"{len(files)} files, such as {files[0]}, of something else"
+    if _at(there, ("base", "name")):
+        what = "an adapter" if there.get("adapter") else "a model"
+        holds = f"{what} of {_at(there, ('base', 'name'))} trained on {_at(there, ('data', 'name'))}"
+    raise PublishError(
+        f"{repo_id} exists and holds {holds}; nothing was published. Give another repo_id, or `replace: true` to make "
+        "it this model (its earlier commits stay in its history)."
     )
-    text = environment.from_string(template.read_text(encoding="utf-8")).render(
-        facts,
-        name=repo_id or "path/to/this/folder",
-        title=repo_id or f"{base}, fine-tuned on {', '.join(source['name'] for source in facts['data'])}",
-        base=base,
-        on_hub=on_hub,
-        adapter=adapter,
-        front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
-        versions=versions(),
-        as_list=as_list,
-        **more,
-    )
-    card = Path(directory) / "README.md"
-    card.write_text(text, encoding="utf-8")
-    return card
 
 
-def versions() -> dict[str, str]:
-    """The installed versions of the packages that decide what comes out."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # an extra that is not installed took no part
+def _at(facts: dict, mark: str | tuple[str, str]) -> object:
+    found: object = facts
+    for key in [mark] if isinstance(mark, str) else mark:
+        found = found.get(key) if isinstance(found, dict) else None
     return found
 
 
-def local_name(path: str | Path) -> str:
-    """What a directory may be called in public: its own name, and its parent's where [`save`] or a merge made it."""
-    path = Path(path).resolve()
-    return f"{path.parent.name}/{path.name}" if path.name in ("final", "merged") else path.name
-
-
-def as_list(value: str | list | None) -> list[str]:
-    """`None`, one text or a list of texts -> a list."""
-    return [] if not value else [value] if isinstance(value, str) else list(value)
+def _push(folder: Path, repo_id: str, args: ReleaseArguments, show: Callable[[str], None]) -> publish.PublishResult:
+    done = publish.publish(
+        folder, repo_id, private=args.private, tag=args.tag, repo_type="model", dry_run=args.dry_run
+    )
+    size = sum((folder / name).stat().st_size for name in done.files)
+    listed = f"{len(done.files)} files, {size / 2**20:,.1f} MiB"
+    if args.dry_run:
+        show(f"would publish {repo_id} ({listed}): " + ", ".join(done.files))
+    elif done.committed:
+        show(f"published {done.url} ({listed}, {'private' if done.private else 'public'}, commit {done.commit[:12]})")
+    else:
+        show(f"already published: {done.url} (commit {done.commit[:12]})")
+    return done

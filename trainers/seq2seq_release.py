@@ -1,4 +1,4 @@
-"""From a finished encoder-decoder to something others can load: the merged model and the card."""
+"""From a finished encoder-decoder to something others can load: its facts, and the merged model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instruct_builders.errors import BuildError, SourceError
-
-from . import release, seq2seq_models
+from . import merging, release, run_facts, seq2seq_models
 from .evaluation import task_metrics
 from .models import torch_dtype
 
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from .seq2seq import Seq2SeqInstructTrainer
 
 logger = logging.getLogger(__name__)
-CARD = Path(__file__).parent / "seq2seq_card.md.jinja"
 SETTINGS = ("max_source_length", "max_target_length", "special_tokens", "unknown_answers")
 
 
@@ -28,21 +25,33 @@ def save(trainer: Seq2SeqInstructTrainer, directory: str | Path) -> None:
     release.save(trainer, directory)
 
 
-def facts(args, trainer, base_revision: str | None, data: dict, preflight: str, loss: dict, scores: dict) -> dict:
-    """What the card tells about a run: [`release.facts`] with the last evaluation's metrics.
+def facts(args, trainer: Seq2SeqInstructTrainer, *, scores: dict, **known) -> dict:
+    """What is to be known about a run: [`run_facts.facts`] with the last evaluation's metrics.
 
     Args:
+        args (`Seq2SeqArguments`): The recipe's arguments.
+        trainer (`Seq2SeqInstructTrainer`): After training.
         scores (`dict`): From the trainer's `evaluate`.
+        **known: As for [`run_facts.facts`].
     """
-    found = release.facts(args, trainer.args, base_revision, data, preflight, loss)
+    train, test = trainer.train_dataset, trainer.eval_dataset
+    counts = {"rows": len(train), "held_out": len(test) if test is not None else 0}
+    found = run_facts.facts(args, trainer, counts=counts, **known)
     found["settings"] |= {name: getattr(args, name) for name in SETTINGS}
     found["settings"] |= {"group_by_length": True} if trainer.lengths is not None else {}
     told = {key.removeprefix("eval_"): value for key, value in scores.items()}
     told = {key: value for key, value in told.items() if key.split("/")[0] in task_metrics.FIGURES}
-    return found | {"scores": told, "max_new_tokens": args.max_target_length or 256}
+    return found | {"kind": "seq2seq", "scores": told, "max_new_tokens": args.max_target_length or 256}
 
 
-def merge_adapter(adapter_dir: str | Path, output_dir: str | Path, tolerance: float | None = None) -> float:
+def merge_adapter(
+    adapter_dir: str | Path,
+    output_dir: str | Path,
+    base: str | None = None,
+    dtype: str = "auto",
+    tolerance: float | None = None,
+    revision: str | None = None,
+) -> float:
     """Writes base + adapter as one model, after measuring that it says the same, also when it is loaded again.
 
     The base is loaded in the type it is stored in, also where training quantised it. It is read again at the end since
@@ -51,7 +60,7 @@ def merge_adapter(adapter_dir: str | Path, output_dir: str | Path, tolerance: fl
     Args:
         adapter_dir (`str` or `Path`): A saved adapter with its tokenizer.
         output_dir (`str` or `Path`): Where safetensors, tokenizer and generation config go.
-        tolerance (`float`, *optional*): As for [`release.merge_adapter`].
+        base, dtype, tolerance, revision: As for [`merging.merge_adapter`].
 
     Returns:
         `float`: The largest difference of two logits, as a share of the largest.
@@ -60,20 +69,17 @@ def merge_adapter(adapter_dir: str | Path, output_dir: str | Path, tolerance: fl
         SourceError: If there is no adapter or no base.
         BuildError: If the difference is larger than the tolerance; what was written must not be used.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
     adapter_dir, output_dir = Path(adapter_dir), Path(output_dir)
-    if not (adapter_dir / "adapter_config.json").is_file():
-        raise SourceError(f"{adapter_dir} has no adapter_config.json. Give the folder that recipes/flan_t5.py wrote.")
-    config = PeftConfig.from_pretrained(str(adapter_dir))
-    base = config.base_model_name_or_path
+    _, base, revision = merging.read_adapter(adapter_dir, base, revision)
     try:
         model = AutoModelForSeq2SeqLM.from_pretrained(
-            base, revision=config.revision or "main", dtype=torch_dtype("auto"), use_safetensors=True
+            base, revision=revision, dtype=torch_dtype(dtype), use_safetensors=True
         )
     except OSError as error:
-        raise SourceError(f"can't read the base model {base!r} of {adapter_dir}: {error}") from error
+        raise merging.unreadable(base, adapter_dir, error) from error
     seq2seq_models.keep_head(model)
     tokenizer = AutoTokenizer.from_pretrained(adapter_dir)
     model = PeftModel.from_pretrained(model, str(adapter_dir))
@@ -84,13 +90,8 @@ def merge_adapter(adapter_dir: str | Path, output_dir: str | Path, tolerance: fl
     tokenizer.save_pretrained(output_dir)
     kind = str(merged.dtype).removeprefix("torch.")
     after = _logits(AutoModelForSeq2SeqLM.from_pretrained(output_dir, dtype=torch_dtype("auto")), tokenizer)
-    difference = release.largest_difference(before, after)
-    tolerance = release.TOLERANCE[kind] if tolerance is None else tolerance
-    if not difference <= tolerance:  # also true for NaN
-        raise BuildError(
-            f"the logits of {output_dir} differ from base + adapter by {difference:.2g} of the largest logit, more "
-            f"than {tolerance:.2g} in {kind}; don't use it. Merge in float32, or check the base {base!r}."
-        )
+    difference = merging.largest_difference(before, after)
+    merging.check_difference(difference, kind, tolerance, base, f"the logits of {output_dir}", "don't use it")
     logger.info("merged into %s; largest difference %.2g of the largest logit (%s)", output_dir, difference, kind)
     return difference
 
@@ -100,22 +101,8 @@ def _logits(model: PreTrainedModel, tokenizer) -> list:
 
     model.eval()
     found = []
-    for text in release.PROBES:
+    for text in merging.PROBES:
         ids = tokenizer(text, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             found.append(model(input_ids=ids, labels=ids).logits.float())
     return found
-
-
-def write_model_card(directory: str | Path, facts: dict, adapter: bool, repo_id: str | None = None) -> Path:
-    """Writes `README.md`: what the model was made of, how, and how to run it. No path of this machine gets into it.
-
-    Args:
-        directory (`str` or `Path`): The model's directory.
-        facts (`dict`): From [`release.facts`], with `scores`: the metrics of the last evaluation.
-        adapter (`bool`): Whether the directory holds an adapter, not whole weights.
-        repo_id (`str`, *optional*): Where it will be on the Hub, if anywhere.
-    """
-    front = {"library_name": "peft" if adapter else "transformers"}
-    tags = ["sft", "text2text-generation", "instruct-builders"]
-    return release.render_card(CARD, directory, facts, adapter, repo_id, front, tags)

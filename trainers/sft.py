@@ -6,6 +6,7 @@ A method stands here only where TRL has no argument for it; each says which one 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,12 @@ from trl import SFTTrainer
 
 from instruct_builders.errors import ConfigError
 
-from . import adapters, callbacks, checkpoints, head, throughput
+from . import adapters, callbacks, checkpoints, head, throughput, varlen
 from .labels import IGNORED
 from .token_mean import TokenMean
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, Trainer
     from trl import SFTConfig
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class InstructTrainer(TokenMean, SFTTrainer):
         args.assistant_only_loss = False  # the labels say so already; TRL would look for conversations
         with adapters.old_names_allowed():
             super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        check_sharded(self)
         if is_peft_model(self.model):
             adapters.save_trained_only(self.model)
         base = self.model.get_base_model() if is_peft_model(self.model) else self.model
@@ -137,6 +139,16 @@ class InstructTrainer(TokenMean, SFTTrainer):
         self._counted = torch.zeros(3, dtype=torch.long, device=self.args.device)  # tokens, supervised, length^2
 
 
+def check_sharded(trainer: Trainer) -> None:
+    """Refuses FSDP that accelerate has left out without a word, as it does on CPUs."""
+    wanted = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and trainer.accelerator.num_processes > 1
+    if wanted and not trainer.is_fsdp_enabled:
+        raise ConfigError(
+            "the launcher's configuration asks for FSDP, and accelerate shards nothing on this device: every process "
+            "would hold the whole model. Take recipes/accelerate/ddp.yaml, or run on GPUs."
+        )
+
+
 def check_rows(rows: datasets.Dataset, name: str, max_length: int | None) -> None:
     """Refuses streams, rows that TRL would cut, and rows from which nothing can be learned."""
     if isinstance(rows, datasets.IterableDataset):
@@ -196,7 +208,7 @@ def settle_packing(args: SFTConfig, config) -> None:
     if args.packing_strategy == "wrapped":
         raise ConfigError("packing_strategy: 'wrapped' lets documents see each other. Allowed: bfd, bfd_split.")
     attention, batch = config._attn_implementation, args.per_device_train_batch_size
-    varying = is_flash_attention_requested(config) or attention == "flex_attention"
+    varying = is_flash_attention_requested(config) or attention in ("flex_attention", varlen.NAME)
     if not varying:
         args.gradient_accumulation_steps *= batch
         args.per_device_train_batch_size = args.per_device_eval_batch_size = 1

@@ -11,8 +11,9 @@ from accelerate.utils import is_peft_model
 # Dense peak of the 16-bit matrix units in TFLOP/s, from the makers' data sheets; a name holds if the device's contains
 # it, the first one wins. Bfloat16, but float16 for V100.
 PEAKS = {
-    **{"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125},
-    **{"RTX 4090": 165, "RTX 3090": 71, "V100": 125, "MI300X": 1307},
+    **{"GB200": 2500, "B200": 2250, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312},
+    **{"L40S": 362, "L40": 181, "L4": 121, "A40": 150, "A30": 165, "A10G": 70, "A10": 125, "RTX A6000": 155},
+    **{"RTX 6000 Ada": 364, "RTX 5090": 209, "RTX 4090": 165, "RTX 3090": 71, "V100": 125, "MI300X": 1307},
 }
 
 

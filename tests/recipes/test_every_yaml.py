@@ -17,6 +17,9 @@ REQUIRED = {
     "sft": {"model_name_or_path": "org/model", "dataset_name": "org/data", "output_dir": "out"},
     "flan": {"output_dir": "out"},
     "generate": {"output_dir": "out"},
+    "release": {"repo_id": "me/model"},
+    "measure": {"output_dir": "out"},
+    "mtbench": {"output_dir": "out"},
 }
 
 
@@ -32,6 +35,18 @@ def config_classes(kind: str) -> tuple[type, ...]:
         import generate
 
         return (generate.GenerateArguments, *generate.METHODS.values())
+    if kind == "mtbench":
+        import mt_bench
+
+        return (mt_bench.MtBenchArguments,)
+    if kind == "release":
+        from trainers.release import ReleaseArguments
+
+        return (ReleaseArguments,)
+    if kind == "measure":
+        from trainers.evaluation.measures import MeasureArguments
+
+        return (MeasureArguments,)
     import sft
     import trl
 
@@ -41,7 +56,7 @@ def config_classes(kind: str) -> tuple[type, ...]:
 def test_the_yamls_are_all_here():
     """At least as many as there were: a YAML that is lost, or renamed to a kind that nobody parses, is noticed."""
     kinds = Counter(path.stem.split("_")[0] for path in YAMLS if path.parent.name != "accelerate")
-    least = {"data": 8, "sft": 5, "flan": 3, "generate": 8}
+    least = {"data": 8, "sft": 5, "flan": 3, "generate": 8, "release": 3, "measure": 3, "mtbench": 3}
     assert all(kinds[kind] >= number for kind, number in least.items())
     assert kinds.keys() <= REQUIRED.keys()
 

@@ -86,12 +86,12 @@ def make_trainer(
 def train(job: dict) -> None:
     """Trains as `job` says and saves the weights in `<output>/final`.
 
-    `job`: `model`, `output`; optional `resume`, `options` (of SFTConfig), `lora`, `kill` (step, signal),
-    `kill_in_save` (step, files, seconds).
+    `job`: `model`, `output`; optional `resume`, `options` (of SFTConfig), `lora`, `kill` (step, signal), `kill_rank`
+    (the one process that is killed), `kill_in_save` (step, files, seconds).
     """
     torch.set_num_threads(1)
     trainer = make_trainer(job["model"], job["output"], job.get("lora", False), **job.get("options", {}))
-    if "kill" in job:
+    if "kill" in job and job.get("kill_rank", trainer.args.process_index) == trainer.args.process_index:
         trainer.add_callback(KillAt(*job["kill"]))
     if "kill_in_save" in job:
         kill_in_save(trainer, *job["kill_in_save"])

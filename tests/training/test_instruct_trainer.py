@@ -202,11 +202,16 @@ def test_packing_that_mixes_documents_is_refused(tiny_llama, tmp_path, options, 
         small_runs.make_trainer(tiny_llama(), tmp_path, **options)
 
 
-def test_packed_documents_do_not_see_each_other(tiny_llama, tmp_path):
+@pytest.mark.parametrize("attention", ["sdpa", "torch_varlen"])
+def test_packed_documents_do_not_see_each_other(tiny_llama, tmp_path, attention):
     import torch
 
+    from trainers import varlen
+
+    varlen.register()
     data = small_runs.rows(6, longest=20)
     trainer = small_runs.make_trainer(tiny_llama(), tmp_path, data=data, packing=True, max_length=200)
+    trainer.model.set_attn_implementation(attention)
     assert len(trainer.train_dataset) == 1
     batch = next(iter(trainer.get_train_dataloader()))
     with torch.no_grad():
@@ -230,7 +235,10 @@ def test_the_device_batch_is_right_for_the_kernel_and_the_loss_is_the_same(tiny_
     assert close(history(ours, "loss", "grad_norm"), history(theirs, "loss", "grad_norm"), 2e-6)
 
 
-@pytest.mark.parametrize("attention", ["flash_attention_2", "kernels-community/flash-attn3", "flex_attention"])
+VARYING = ["flash_attention_2", "kernels-community/flash-attn3", "flex_attention", "torch_varlen"]
+
+
+@pytest.mark.parametrize("attention", VARYING)
 def test_kernels_for_varying_lengths_keep_their_batch(attention):
     from types import SimpleNamespace
 
@@ -246,6 +254,18 @@ def test_kernels_for_varying_lengths_keep_their_batch(attention):
     )
     settle_packing(args, SimpleNamespace(_attn_implementation=attention))
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (8, 2)
+
+
+def test_shards_that_accelerate_leaves_out_are_refused(monkeypatch):
+    from types import SimpleNamespace
+
+    from trainers.sft import check_sharded
+
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(num_processes=2), is_fsdp_enabled=False)
+    check_sharded(trainer)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match=r"shards nothing on this device.*ddp\.yaml"):
+        check_sharded(trainer)
 
 
 # Logs.

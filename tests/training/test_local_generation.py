@@ -73,3 +73,49 @@ def test_what_a_local_model_cannot_do_is_said(local, tiny_tokenizer, tmp_path):
     assert isinstance(error, GenerationError) and "logit_bias" in str(error)
     with pytest.raises(ConfigError, match="chat template"):
         LocalModel(local.model, tiny_tokenizer())
+
+
+def test_each_question_is_drawn_by_its_own_settings_whatever_is_in_its_batch(local, tmp_path):
+    """Temperature, top_p and seed may differ in a batch; a run that was cut in two gives the same answers."""
+    settings = [{"temperature": 0}, {"temperature": 0.7, "seed": 1}, {"temperature": 1.5, "seed": 1, "top_p": 0.5}]
+    requests = [question(f"Name {n} colours.", **settings[n % 3]) for n in range(6)]
+    sizes, generate = [], local.generate
+    local.generate = lambda batch: (sizes.append(len(batch)), generate(batch))[1]
+    together, _ = ask(local, tmp_path / "together.sqlite", requests)
+    assert sizes == [4, 2]  # as large as allowed, though no two ask in the same way
+    alone = [
+        ask(LocalModel(local.model, local.tokenizer), tmp_path / f"{n}.sqlite", [one])[0][0]
+        for n, one in enumerate(requests)
+    ]
+    assert [one.text for one in alone] == [one.text for one in together]
+    again, _ = ask(LocalModel(local.model, local.tokenizer), tmp_path / "again.sqlite", list(reversed(requests)))
+    assert [one.text for one in reversed(again)] == [one.text for one in together]
+
+
+def test_draws_follow_the_models_distribution():
+    from trainers.local_generation import OwnSampling
+
+    logits = torch.tensor([3.0, 2.0, 1.0, -1.0])
+    rows = [{"temperature": 2.0, "seed": n} for n in range(4000)]
+    drawn = OwnSampling(rows, torch.device("cpu"))(None, logits.repeat(4000, 1)).argmax(-1)
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    assert torch.allclose(shares, (logits / 2).softmax(-1), atol=0.03)
+    rows = [{"temperature": 1.0, "seed": n, "top_p": 0.7} for n in range(500)]  # the first two reach 0.7
+    drawn = OwnSampling(rows, torch.device("cpu"))(None, logits.repeat(500, 1)).argmax(-1)
+    assert set(drawn.tolist()) == {0, 1}
+    rows = [{"temperature": 0, "seed": n} for n in range(20)]
+    assert set(OwnSampling(rows, torch.device("cpu"))(None, logits.repeat(20, 1)).argmax(-1).tolist()) == {0}
+
+
+def test_an_answer_ends_where_the_context_does(local, tmp_path):
+    """1,024 positions: a prompt near them leaves room for little, one beyond them for nothing; others are as ever."""
+    near, beyond = "Q" * 1000, "Q" * 1100  # a token each: two Qs are never joined
+    assert len(local.tokenizer(near, add_special_tokens=False)["input_ids"]) == 1000
+    (short, long, none), _ = ask(local, tmp_path / "run.sqlite", [question("Blue?"), question(near), question(beyond)])
+    alone, _ = ask(LocalModel(local.model, local.tokenizer), tmp_path / "alone.sqlite", [question("Blue?")])
+    assert short.text == alone[0].text and long.finish_reason == "length"
+    assert none.text is None and none.reason == "length"
+    (long,), _ = ask(
+        LocalModel(local.model, local.tokenizer), tmp_path / "long.sqlite", [question(near, max_tokens=500)]
+    )
+    assert long.usage["prompt_tokens"] + long.usage["completion_tokens"] <= 1024

@@ -1,1 +1,1 @@
-"""How good answers are: what a task's own metric says of them."""
+"""How good a model is: its answers judged, checked and measured, each time as one result file (results.py)."""

@@ -149,3 +149,22 @@ def by_task(said: Sequence[str], held: References) -> dict[str, float]:
             if task != NO_TASK:
                 found |= {f"{name}/{task}": value for name, value in scores.items()}
     return found | {"score": sum(main) / len(main)}
+
+
+def by_row(said: Sequence[str], held: References) -> list[dict[str, tuple[float, float]]]:
+    """What each row adds to its figures: a sum and what it is divided by.
+
+    `score` has one over the number of the task's rows, so that each task weighs the same. BLEU is no mean over rows:
+    rows of it have no figure.
+    """
+    sizes = Counter(zip(held.metrics, held.tasks, strict=True))
+    rows = []
+    for text, answers, metric, task in zip(said, *held, strict=True):
+        if metric == "bleu":
+            rows.append({})
+            continue
+        scores = METRICS[metric]([text], [answers])
+        weight = 1 / sizes[metric, task]
+        figures = {name: (value, 1) for name, value in scores.items()}
+        rows.append(figures | {"score": (scores[MAIN.get(metric, metric)] * weight, weight)})
+    return rows

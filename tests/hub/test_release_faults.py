@@ -1,0 +1,234 @@
+"""What may go wrong while a model is released: then the last release is as it was, and the message says what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from release_runs import RECIPES, from_hub, make_base, push_base, train, write_rows
+
+from instruct_builders.errors import BuildError, ConfigError, PublishError, SecretFound, SourceError
+from trainers.release import ReleaseArguments, release
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT 0.21
+
+
+def releasing(model_dir, repo_id="me/model", **options) -> list[str]:
+    said: list[str] = []
+    release(ReleaseArguments(model_dir=str(model_dir), repo_id=repo_id, **options), said.append)
+    return said
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return make_base(tmp_path_factory.mktemp("model") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def final(base, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    return train(base, write_rows(folder / "rows.jsonl"), folder / "run", "--use_peft", "--lora_r", "4", steps=1)
+
+
+def state(hub, repo_id="me/model"):
+    repo = hub.store.repo("model", repo_id)
+    return repo and repo["refs"]
+
+
+# ---- the base ----
+def test_a_base_whose_revision_is_gone(hub, base, final, tmp_path):
+    push_base(base)
+    gone = from_hub(final, tmp_path / "final", revision="0" * 40)
+    for what in ("adapter", "merged"):
+        with pytest.raises(SourceError, match=r"me/base has no revision '0{40}' any more.*train again"):
+            releasing(gone, what=what)
+    assert state(hub) is None
+
+
+def test_a_base_that_has_moved_is_loaded_as_it_was(hub, base, final, tmp_path):
+    """The adapter's commit is pinned: a later one on main changes nothing, and may not be named instead."""
+    old = push_base(base)
+    new = push_base(make_base(tmp_path / "newer", seed=1))
+    run = from_hub(final, tmp_path / "run" / "final", revision=old)
+    with pytest.raises(ConfigError, match=rf"{new[:12]} given, but this model was trained from commit {old[:12]}"):
+        releasing(run, base_revision="main")
+    releasing(run, what="merged", repo_id="me/merged")
+    releasing(run)
+    assert json.loads(hub.store.read("model", "me/model", "adapter_config.json"))["revision"] == old
+
+
+def test_a_run_that_did_not_note_the_commit_of_its_base(hub, base, final, tmp_path):
+    sha = push_base(base)
+    run = from_hub(final, tmp_path / "run" / "final", revision="main")  # a branch, not a commit
+    with pytest.raises(ConfigError, match=r"did not note which commit of me/base.*base_revision: COMMIT"):
+        releasing(run)
+    with pytest.raises(ConfigError, match=r"base: me/other given, but this model was trained from me/base"):
+        releasing(run, base="me/other")
+    releasing(run, base_revision=sha)
+
+
+def test_a_base_that_is_gated_or_hidden(hub, base, final, tmp_path, monkeypatch):
+    me, other = os.environ["HF_TOKEN"], hub.add_user("other")
+    monkeypatch.setenv("HF_TOKEN", other)
+    sha = push_base(base, "other/base")
+    monkeypatch.setenv("HF_TOKEN", me)
+    run = from_hub(final, tmp_path / "run" / "final", name="other/base", revision=sha)
+    repo = hub.store.repo("model", "other/base")
+    hub.store.save_repo(repo | {"gated": "manual"})
+    for run_dir, options in ((run, {"what": "merged"}), (run, {}), (final, {"base": "other/base"})):
+        with pytest.raises(SourceError, match=r"other/base is gated.*Accept its terms.*HF_TOKEN"):
+            releasing(run_dir, **options)
+    hub.store.save_repo(repo | {"private": True})
+    with pytest.raises(SourceError, match=r"other/base is not on the Hub, or not for your token"):
+        releasing(run)
+    assert state(hub) is None
+
+
+# ---- the Hub ----
+def test_a_wrong_token_no_token_and_a_place_of_somebody_else(hub, base, final, monkeypatch):
+    good = os.environ["HF_TOKEN"]
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(PublishError, match=r"no token.*hf auth login"):
+        releasing(final, what="merged")
+    monkeypatch.setenv("HF_TOKEN", "hf" + "_" + "0" * 34)
+    with pytest.raises(PublishError, match=r"HTTP 401.*token is not valid"):
+        releasing(final, what="merged")
+    with pytest.raises(SourceError, match="token is not valid"):
+        releasing(final, base="me/base")
+    monkeypatch.setenv("HF_TOKEN", good)
+    with pytest.raises(PublishError, match=r"HTTP 403.*write permission"):
+        releasing(final, "stranger/model", what="merged")
+    assert hub.store.repos("model") == []
+
+
+@pytest.mark.parametrize("route", ["preupload", "lfs_put", "commit", "tag"])
+def test_a_hub_that_fails_midway_leaves_the_last_release_and_the_next_run_completes(hub, final, tmp_path, route):
+    releasing(final, what="merged")
+    before = state(hub)
+    changed = from_hub(final, tmp_path / "run" / "final", name="tiny-llama", local=True)
+    weights = changed / "adapter_model.safetensors"
+    _scale(weights)
+    hub.fail_next(route, status=403)
+    with pytest.raises(PublishError, match="HTTP 403"):
+        releasing(changed, what="merged", tag="v2")
+    after = state(hub)
+    assert after["refs/tags/v1.0"] == before["refs/tags/v1.0"] and "refs/tags/v2" not in after
+    if route != "tag":
+        assert after == before
+    releasing(changed, what="merged", tag="v2")
+    assert state(hub)["refs/tags/v2"] == state(hub)["refs/heads/main"] != before["refs/heads/main"]
+
+
+def _scale(path: Path) -> None:
+    """Another training's result: the adapter does ten times as much."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = {name: tensor * (10 if "lora_B" in name else 1) for name, tensor in load_file(path).items()}
+    save_file(tensors, path, {"format": "pt"})
+
+
+def test_killed_while_it_uploads_and_run_again(hub, final, tmp_path):
+    """kill -9 of `python recipes/release.py` in mid-upload: no commit; the same command again publishes."""
+    hub.cut_next("lfs_put", times=100)  # so that the client is waiting to try again when it is killed
+    command = [sys.executable, "-W", "ignore", str(RECIPES / "release.py"), "--model_dir", str(final)]
+    command += ["--repo_id", "me/model", "--what", "merged"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    try:
+        while not hub.count("lfs_put", 0):
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    hub.faults.clear()
+    assert (
+        list(hub.store.files("model", "me/model")) == [".gitattributes"] and hub.store.tags("model", "me/model") == {}
+    )
+    assert any(line.startswith("published") for line in releasing(final, what="merged"))
+    assert hub.store.tags("model", "me/model") == {"v1.0": state(hub)["refs/heads/main"]}
+
+
+def test_a_name_that_holds_something_else(hub, base, final, tmp_path):
+    from huggingface_hub import HfApi
+
+    sha = push_base(base, "me/model")
+    HfApi().update_repo_settings("me/model", private=True)
+    with pytest.raises(PublishError, match=r"me/model exists and holds \d files.*another repo_id, or `replace: true`"):
+        releasing(final, what="merged")
+    assert state(hub)["refs/heads/main"] == sha and hub.count("commit") == 1
+    releasing(final, what="merged", replace=True)
+    assert HfApi().model_info("me/model", revision=sha).sha == sha  # the old commit is in the history
+    with pytest.raises(PublishError, match=r"holds a model of tiny-llama trained on rows.jsonl"):
+        releasing(from_hub(final, tmp_path / "a" / "final", name="other-base", local=True), what="merged", tag="v2")
+    changed = from_hub(final, tmp_path / "b" / "final", name="tiny-llama", local=True)
+    _scale(changed / "adapter_model.safetensors")
+    with pytest.raises(PublishError, match=r"the tag 'v1.0' of me/model already names other content"):
+        releasing(changed, what="merged")
+
+
+def test_a_secret_in_the_folder(hub, final, tmp_path):
+    run = from_hub(final, tmp_path / "run" / "final", name="tiny-llama", local=True)
+    (run / "notes.txt").write_text("login(" + "hf" + "_" + "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7)")
+    # A merged model is written anew: only what is copied can carry anything along.
+    sha = push_base(Path(json.loads((run / "adapter_config.json").read_text())["base_model_name_or_path"]))
+    with pytest.raises(SecretFound, match="look like credentials"):
+        releasing(run, base="me/base", base_revision=sha)
+    assert state(hub) is None
+
+
+# ---- the configuration ----
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"what": "merge"}, ConfigError, "Did you mean 'merged'"),
+        ({"what": "both"}, ConfigError, "needs merged_repo_id"),
+        ({"merged_repo_id": "me/x"}, ConfigError, "goes with what: both"),
+        ({"tolerance": 0.0}, ConfigError, "above 0"),
+        ({"repo_id": "model"}, PublishError, "no namespace"),
+        ({"tag": "version 1"}, PublishError, "can't be a tag"),
+        ({"recipe": "no.yaml"}, ConfigError, "recipe: no.yaml is no file"),
+        ({"evaluations": ["no.json"]}, ConfigError, "no.json is no file"),
+        ({"model_dir": "nowhere"}, ConfigError, "model_dir: nowhere is no folder"),
+        ({"license": "mit", "what": "merged"}, ConfigError, "license: mit given, but .* cc-by-nc-4.0"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_what_can_not_be_right_is_refused_before_any_work(hub, final, tmp_path, change, error, says):
+    run = from_hub(final, tmp_path / "run" / "final", name="tiny-llama", local=True)
+    facts = json.loads((run / "training.json").read_text())
+    facts["data"]["license"] = "cc-by-nc-4.0"
+    (run / "training.json").write_text(json.dumps(facts))
+    with pytest.raises(error, match=says):
+        release(ReleaseArguments(**{"model_dir": str(run), "repo_id": "me/model", **change}))
+    assert hub.requests == [] and not (run.parent / "release").exists()
+
+
+def test_folders_that_are_no_run(hub, base, final, tmp_path):
+    with pytest.raises(SourceError, match=r"has no training.json.*recipes/sft.py"):
+        releasing(base)
+    whole = from_hub(final, tmp_path / "run" / "final", name="tiny-llama", local=True)
+    facts = json.loads((whole / "training.json").read_text())
+    (whole / "training.json").write_text(json.dumps(facts | {"adapter": False}))
+    with pytest.raises(ConfigError, match="holds whole weights"):
+        releasing(whole, what="adapter")
+    (whole / "training.json").write_text("{")
+    with pytest.raises(SourceError, match="not valid JSON"):
+        releasing(whole)
+
+
+def test_a_dry_run_makes_the_release_and_asks_the_hub_nothing(hub, final, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    said = releasing(final, what="merged", dry_run=True, output_dir=str(tmp_path / "made"))
+    assert said[-1].startswith("would publish me/model (") and "model.safetensors" in said[-1]
+    assert (tmp_path / "made" / "merged" / "README.md").is_file() and hub.requests == []
+    releasing(final, what="merged", dry_run=True, output_dir=str(tmp_path / "made"))
+    # `merged` of a run is a training's result, not a release that may be replaced.
+    run = from_hub(final, tmp_path / "run" / "merged", name="tiny-llama", local=True)
+    with pytest.raises(BuildError, match="is there and no earlier release"):
+        releasing(final, what="merged", dry_run=True, output_dir=str(run.parent))
+    assert (run / "adapter_model.safetensors").is_file()

@@ -1,0 +1,91 @@
+"""lm-evaluation-harness itself on a task of our own, and what it returned once, as a result."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from instruct_builders.errors import ConfigError
+from trainers.evaluation import harness, results
+
+FACTS = {"name": "tiny", "local": True}
+TASK = """
+task: tiny_words
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {rows}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: label
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+metadata: {{version: 1.0}}
+"""
+SAMPLE = {"doc_id": 0, "target": 1, "arguments": [["Q?", " a"]], "filtered_resps": ["b"], "doc_hash": "0a"}
+RETURNED = {
+    "results": {
+        "sums": {
+            "alias": "sums",
+            "sample_len": 2,
+            "exact_match,strict": 0.5,
+            "exact_match_stderr,strict": 0.25,
+            "exact_match,flexible": 1.0,
+            "exact_match_stderr,flexible": "N/A",
+        },
+        "all": {"alias": "all"},  # a group without a figure of its own
+    },
+    "versions": {"sums": 2.0},
+    "n-shot": {"sums": 5},
+    "n-samples": {"sums": {"original": 9, "effective": 2}},
+    "samples": {
+        "sums": [
+            SAMPLE | {"filter": "strict", "metrics": ["exact_match"], "exact_match": 0.0},
+            SAMPLE | {"filter": "strict", "metrics": ["exact_match"], "exact_match": 1.0, "doc_id": 1},
+            SAMPLE | {"filter": "flexible", "metrics": ["exact_match"], "exact_match": 1.0},
+            SAMPLE | {"filter": "flexible", "metrics": ["exact_match"], "exact_match": 1.0, "doc_id": 1},
+        ]
+    },
+}
+
+
+def test_what_the_harness_returned_becomes_a_result(tmp_path):
+    found, rows = harness.of_results(RETURNED, facts=FACTS, settings={"limit": 2}, seed=1)
+    assert found["metrics"] == {
+        "sums: exact_match (strict)": {"value": 0.5, "low": 0.01, "high": 0.99, "n": 2},
+        "sums: exact_match (flexible)": {"value": 1.0, "low": None, "high": None, "n": 2},
+    }
+    assert found["counts"] == {"questions": 2, "questions_sums": 2}
+    assert "sums version 2.0, 5-shot" in found["notes"] and "no benchmark result" in found["notes"][-1]
+    assert [row["figures"] for row in rows[:2]] == [{"sums: exact_match (strict)": [value, 1]} for value in (0.0, 1.0)]
+    assert results.read(results.write(found, tmp_path / "result.json")) == found
+
+
+def test_a_missing_extra_names_its_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(ConfigError, match=r'pip install "instruct-builders\[harness\]"'):
+        harness.evaluate(None, None, tasks=["gsm8k"], facts=FACTS)
+    with pytest.raises(ConfigError, match="benchmarks: none given"):
+        harness.evaluate(None, None, tasks=[], facts=FACTS)
+
+
+def test_the_harness_runs_a_task_of_our_own(tmp_path, tiny_llama):
+    pytest.importorskip("lm_eval", reason="the extra 'harness' is not installed")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tiny_llama()
+    lines = [
+        {"question": f"Name colour {place}", "choices": ["blue", "red"], "label": place % 2} for place in range(8)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (tmp_path / "tiny.yaml").write_text(TASK.format(rows=tmp_path / "rows.jsonl"), encoding="utf-8")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    options = {"facts": FACTS, "chat": False, "batch_size": 4}
+    found, rows = harness.evaluate(model, tokenizer, tasks=[str(tmp_path / "tiny.yaml")], **options)
+    metric = found["metrics"]["tiny_words: acc"]
+    assert metric["n"] == len(rows) == found["counts"]["questions"] == 8
+    assert metric["value"] == sum(row["figures"]["tiny_words: acc"][0] for row in rows) / 8
+    assert metric["low"] < metric["value"] < metric["high"]
+    assert str(tmp_path) not in json.dumps(found)  # a result is published: no path of this machine
