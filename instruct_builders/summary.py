@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import quarantine
+from . import quarantine, report
 from .pipeline import Built
 
 
@@ -16,6 +16,7 @@ def text(built: Built, target: Path) -> str:
         target (`Path`): The directory they were written to.
     """
     lines = [step(entry) for entry in built.build["steps"]]
+    lines += [f"{entry['name']}: {entry['note']}" for entry in built.build["steps"] if "note" in entry]
     lines.append(balance(built))
     lines += [f"left out: {entry['task']}: {entry['reason']}" for entry in built.build.get("left_out", [])]
     empty = built.build.get("empty_splits", [])
@@ -24,13 +25,19 @@ def text(built: Built, target: Path) -> str:
         reasons = quarantine.reasons(built.rejected)
         lines.append(f"rejected per reason: {reasons}; each in {target / 'rejected.jsonl'}")
         lines.append(quarantine.describe(built.rejected))
-    return "\n".join([*lines, f'wrote {target}: load_dataset("{target}")'])
+    lines.append(f'wrote {target}: load_dataset("{target}")')
+    return "\n".join([*lines, f"report: {target / report.NAME}"])
 
 
 def step(entry: dict) -> str:
     """One transform's counts."""
     rejected = ", ".join(f"{reason} {count}" for reason, count in entry["rejected"].items()) or "none"
-    return f"{entry['name']}: changed {entry['changed']:,}, rejected {rejected}, added {entry['added']:,}"
+    against = ", ".join(f"{name} {told['texts']:,}" for name, told in entry.get("evaluation_sets", {}).items())
+    return (
+        f"{entry['name']}: changed {entry['changed']:,}, rejected {rejected}, added {entry['added']:,}"
+        + (f"; against {against} texts" if against else "")
+        + (f"; not at hand: {', '.join(entry['not_at_hand'])}" if entry.get("not_at_hand") else "")
+    )
 
 
 def balance(built: Built) -> str:

@@ -11,47 +11,67 @@ import arguments
 import output
 from build_arguments import BuildArguments, builder_options, check, format_options, steps
 
-from instruct_builders import mix, mixture_build, pipeline, plots, summary
+from instruct_builders import InstructBuilder, mix, mixture_build, on_ray, pipeline, plots, summary
 from instruct_builders.loading import BUILDERS
 
 MOST = 200  # lines of a plan that are printed, largest sources first; build.json has them all
 
 
 def main(argv: list[str] | None = None) -> int:
-    (args,) = arguments.parse((BuildArguments,), argv)
+    args = read_arguments(argv)
     check(args)
-    built = mixed(args) if args.mixture else single(args)
-    if built is None:
-        return 0
-    target = output.write(args, built, pictures(built))
+    if args.engine == "ray":
+        built = on_many_machines(args)
+        target = built.target
+    else:
+        built = mixed(args) if args.mixture else single(args)
+        if built is None:
+            return 0
+        target = output.write(args, built, pictures(built))
     print(summary.text(built, target))
     output.push(args, target)
     return 0
 
 
+def read_arguments(argv: list[str] | None) -> BuildArguments:
+    return arguments.parse((BuildArguments,), argv)[0]
+
+
 def single(args: BuildArguments) -> pipeline.Built:
-    options, test_size = builder_options(args), args.test_size
+    builder, options = prepared(args)
+    return pipeline.build(builder, **options)
+
+
+def on_many_machines(args: BuildArguments) -> on_ray.Written:
+    builder, options = prepared(args)
+    shown = {"repo_id": args.repo_id, "title": args.title, "languages": args.language}
+    shards = {"max_shard_size": args.max_shard_size, "overwrite": args.overwrite}
+    return on_ray.build(builder, args.output_dir, **options, **shards, **shown)
+
+
+def prepared(args: BuildArguments) -> tuple[InstructBuilder, dict]:
+    """The builder, and what becomes of its records."""
+    own, test_size = builder_options(args), args.test_size
     cls = BUILDERS[args.builder]
     if "test_size" in {field.name for field in dataclasses.fields(cls.BUILDER_CONFIG_CLASS)}:
         # It shows rows in the prompts of others, so it holds out test rows itself, before it chooses them.
-        options, test_size = {"test_size": test_size, "seed": args.seed} | options, 0
-    builder = cls(args.data_files, config_name=args.data_config, format="record", **options)
-    return pipeline.build(
-        builder,
-        steps=steps(args),
-        format=args.format,
-        test_size=test_size,
-        seed=args.seed,
-        num_proc=args.num_proc,
-        config_name=args.config_name,
-        strict=args.strict,
-        format_options=format_options(args),
-    )
+        own, test_size = {"test_size": test_size, "seed": args.seed} | own, 0
+    builder = cls(args.data_files, config_name=args.data_config, format="record", **own)
+    return builder, {
+        "steps": steps(args),
+        "format": args.format,
+        "test_size": test_size,
+        "seed": args.seed,
+        "num_proc": args.num_proc,
+        "config_name": args.config_name,
+        "strict": args.strict,
+        "format_options": format_options(args),
+    }
 
 
 def mixed(args: BuildArguments) -> pipeline.Built | None:
     """Plan first, in a table; then the draw."""
-    prepared = mixture_build.prepare(
+    sources = mixture_build.prepare(
         args.mixture,
         steps=steps(args),
         test_size=args.test_size,
@@ -61,12 +81,12 @@ def mixed(args: BuildArguments) -> pipeline.Built | None:
         strict=args.strict,
         count_tokens=token_counter(args.mixture.get("tokenizer")),
     )
-    print(f"tokens: {prepared.account['tokens']}\n{prepared.plan.text(most=MOST)}")
+    print(f"tokens: {sources.account['tokens']}\n{sources.plan.text(most=MOST)}")
     if args.plan_only:
         return None
     options = {"format": args.format, "config_name": args.config_name, "format_options": format_options(args)}
-    built = mixture_build.draw(prepared, **options)
-    plan = prepared.plan
+    built = mixture_build.draw(sources, **options)
+    plan = sources.plan
     print(f"drawn:\n{mix.Plan(built.build['mixture']['table'], plan.total_size, plan.weights_by).text(most=MOST)}")
     return built
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import output
 
+import trainers
+from instruct_builders import on_ray
 from instruct_builders.errors import ConfigError, did_you_mean
 from instruct_builders.loading import BUILDERS
 
@@ -31,13 +33,19 @@ class BuildArguments(output.OutputArguments):
     control_tokens: str = "reject"
     transforms: list | None = None
     quality: str = "none"  # none, classic, default, or a preset's YAML file; runs after the transforms
-    dedup: str = "none"  # none, exact or near
-    decontaminate: list[str] | None = None  # evaluation sets (names, files, Hub ids) that must not be trained on
+    dedup: str = "none"  # none, exact, near or semantic
+    dedup_embed: str | None = None  # for dedup: semantic: a sentence-transformers model, or module:function
+    decontaminate: list[str] | str | None = None  # evaluation sets: names, files, Hub ids; none for none; all at hand
     template: str | None = None  # a Jinja chat template's file, for format: text
     num_proc: int | None = None
+    engine: str = "local"  # or ray: on the machines of the cluster that RAY_ADDRESS names
 
 
-DEDUP = {"none": [], "exact": ["exact_duplicates"], "near": ["exact_duplicates", "near_duplicates"]}
+ENGINES = ("local", "ray")
+NEAR = ["exact_duplicates", "near_duplicates"]
+DEDUP = {"none": [], "exact": NEAR[:1], "near": NEAR, "semantic": NEAR}  # semantic: then by meaning, with a model
+OWN = Path(trainers.__file__).parent / "evaluation" / "instruction_following" / "prompts.jsonl"
+AT_HAND = ["at_hand", {"instruction_following": str(OWN)}]
 # Said per source where there is a mixture.
 PER_SOURCE = (
     *("data_files", "data_config", "options", "revision", "columns", "field", "license"),
@@ -59,10 +67,19 @@ def check(args: BuildArguments) -> None:
             raise ConfigError(f"{', '.join(misplaced)}: with mixture, this is said per source, in mixture: sources.")
     if args.dedup not in DEDUP:
         hint = did_you_mean(args.dedup, DEDUP)
-        more = " semantic_duplicates needs embeddings: call it from Python." if args.dedup == "semantic" else hint
-        raise ConfigError(f"dedup: {args.dedup!r} is none of {', '.join(DEDUP)}.{more}")
+        raise ConfigError(f"dedup: {args.dedup!r} is none of {', '.join(DEDUP)}.{hint}")
+    if (args.dedup == "semantic") != (args.dedup_embed is not None):
+        raise ConfigError(
+            "dedup: semantic and dedup_embed go together; dedup_embed is a sentence-transformers model, such as "
+            "sentence-transformers/all-MiniLM-L6-v2, or module:function."
+        )
     if args.template and args.format != "text":
         raise ConfigError(f"template goes with format: text, not {args.format}.")
+    if args.engine not in ENGINES:
+        hint = did_you_mean(args.engine, ENGINES)
+        raise ConfigError(f"engine: {args.engine!r} is none of {', '.join(ENGINES)}.{hint}")
+    if args.engine == "ray":
+        on_ray.check(steps(args), mixture=args.mixture)
     output.check(args, writes=not args.plan_only)
 
 
@@ -72,13 +89,15 @@ def steps(args: BuildArguments) -> list[str | dict]:
     if args.quality != "none":
         chosen.append({"quality": {"preset": args.quality}})
     chosen += DEDUP[args.dedup]
-    if args.decontaminate:
-        chosen.append({"decontaminate": {"against": args.decontaminate}})
+    if args.dedup == "semantic":
+        chosen.append({"semantic_duplicates": {"embed": args.dedup_embed}})
+    if args.decontaminate not in ("none", []):
+        chosen.append({"decontaminate": {"against": args.decontaminate or AT_HAND}})
     return chosen
 
 
 def builder_options(args: BuildArguments) -> dict:
-    """The builder's own fields, but those that only a builder of whole mixtures is given per source."""
+    """The builder's own fields."""
     shared = ("revision", "cache_dir", "columns", "field", "license", "strict", "max_bad_fraction", "max_chars")
     return {name: getattr(args, name) for name in (*shared, "control_tokens")} | (args.options or {})
 

@@ -7,6 +7,7 @@ import importlib
 import re
 import shlex
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,25 @@ def test_there_are_commands():
 
 @pytest.mark.parametrize(("readme", "command"), commands())
 def test_command_parses(readme, command, monkeypatch):
-    words = [word for word in shlex.split(command, comments=True) if "=" not in word or word.startswith("-")]
+    written = shlex.split(command, comments=True)
+    words = [word for word in written if "=" not in word or word.startswith("-")]
     words = [PLACEHOLDERS.get(word, "template.jinja" if word == "$TEMPLATE" else word) for word in words]
     if "-c" in words:  # TEMPLATE=$(python -c "...")
         return
     if words[0] == "make":
-        targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
         assert set(words[1:]) <= set(targets)
         return
+    if words[0] == "pip":
+        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        named = re.search(r"instruct-builders\[(.+)\]", command)
+        assert named is None or set(named[1].split(",")) <= set(extras)
+        return
+    if words[0] == "sbatch":  # the script takes the recipe from the environment, and hands its own arguments on
+        place = next(number for number, word in enumerate(words) if word.endswith(".sh"))
+        assert (ROOT / words[place]).is_file()
+        recipes = [word.removeprefix("RECIPE=") for word in written if word.startswith("RECIPE=")]
+        words = ["python", *(recipes or ["recipes/sft.py"]), *words[place + 1 :]]
     if words[0] == "accelerate":
         words = words[words.index(next(word for word in words if word.endswith(".py"))) - 1 :]
     script = Path(words[1])

@@ -54,7 +54,8 @@ def test_the_directory_is_a_dataset(source, tmp_path, capsys):
     assert loaded["train"][0]["messages"][0] == {"role": "user", "content": "Question 0?"}
     assert not set(loaded["train"]["id"]) & set(loaded["test"]["id"])
     assert "parent" not in loaded["train"].column_names  # null throughout
-    assert {path.name for path in out.iterdir()} == {"default", "README.md", "build.json", "rejected.jsonl"}
+    kept = {"default", "README.md", "build.json", "rejected.jsonl", "report.html"}
+    assert {path.name for path in out.iterdir()} == kept
     card = front_matter(out)
     assert card["license"] == "apache-2.0" and card["language"] == ["en"] and card["size_categories"] == ["n<1K"]
     assert [file["split"] for file in card["configs"][0]["data_files"]] == ["train", "test"]
