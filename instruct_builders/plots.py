@@ -46,12 +46,13 @@ def mixture_picture(table: Sequence[dict]) -> bytes:
     return _png(figure)
 
 
-def novelty_histogram(scores: Sequence[float], threshold: float | None = None) -> bytes:
+def novelty_histogram(scores: Sequence[float], threshold: float | None = None, measure: str = "ROUGE-L F") -> bytes:
     """A PNG: how many generated instructions are how much like the nearest one before them.
 
     Args:
-        scores (`Sequence[float]`): ROUGE-L F with the nearest earlier text, between 0 and 1, one per candidate.
+        scores (`Sequence[float]`): Likeness to the nearest earlier text, between 0 and 1, one per candidate.
         threshold (`float`, *optional*): Above it a candidate was refused; marked by a line.
+        measure (`str`, *optional*, defaults to `"ROUGE-L F"`): What the scores are.
 
     Returns:
         `bytes`: The same for the same scores and version of matplotlib.
@@ -66,7 +67,7 @@ def novelty_histogram(scores: Sequence[float], threshold: float | None = None) -
     if threshold is not None:
         axes.axvline(threshold, color="black", linewidth=1, linestyle="--", label=f"threshold {threshold:g}")
     axes.set_xlim(0, 1)
-    axes.set_xlabel("ROUGE-L F with the nearest instruction before")
+    axes.set_xlabel(f"{measure} with the nearest instruction before")
     axes.set_ylabel("instructions")
     axes.legend(frameon=False, fontsize=8)
     return _png(figure)

@@ -15,7 +15,7 @@ from pathlib import Path
 import arguments
 
 from instruct_builders import directory, formats, plots, publish, quarantine, transforms
-from instruct_builders.errors import ConfigError, Stopped
+from instruct_builders.errors import ConfigError, Stopped, own_error
 from instruct_builders.generate import alpaca_generate, answering, evol_instruct, results, seeds, self_instruct, yields
 from instruct_builders.generate.engine import Engine
 
@@ -236,12 +236,15 @@ def show_seeds(given: seeds.Seeds) -> None:
 def note_run(engine: Engine, args: GenerateArguments) -> None:
     """What this run did goes to `runs.jsonl`, and to the screen; the dataset holds only what all runs agree on."""
     run = engine.account["run"]
-    with open(work_dir(args) / "runs.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(run) + "\n")
     print(
         f"this run: {run['requests']:,} requests in {run['seconds']:.1f} s, {run['from_journal']:,} answers from the "
         f"journal, {run['spent']['tokens']:,} tokens, cost {run['spent']['cost']:.4f}"
     )
+    try:
+        with open(work_dir(args) / "runs.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(run) + "\n")
+    except OSError as error:
+        raise own_error(error, work_dir(args) / "runs.jsonl") from error
 
 
 def title(args: GenerateArguments, engine: Engine) -> str:
@@ -257,7 +260,7 @@ def pictures(generated: results.Generated) -> dict[str, bytes]:
     if not plots.available():
         print("no picture of the novelty in the card: pip install instruct-builders[report] brings matplotlib")
         return {}
-    picture = plots.novelty_histogram(generated.scores, novelty["threshold"])
+    picture = plots.novelty_histogram(generated.scores, novelty["threshold"], novelty["measure"])
     return {"How much each generated instruction is like the nearest one before it": picture}
 
 

@@ -27,7 +27,7 @@ HOMES = {
     "ray": ("instruct_builders/on_ray/",),
     "numba": ("instruct_builders/transforms/compiled.py",),
     "matplotlib": ("instruct_builders/plots.py",),
-    "sentence_transformers": ("instruct_builders/transforms/semantic.py",),
+    "sentence_transformers": ("instruct_builders/transforms/embedding.py",),
     **dict.fromkeys(TENSORS, ("trainers/", "recipes/", "benchmarks/")),
 }
 

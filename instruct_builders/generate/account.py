@@ -14,7 +14,12 @@ TRANSPORT_REASONS = ("rate_limited", "overloaded", "server_error", "connection",
 
 def of(engine: Engine, sent: Counter) -> dict:
     """The account of an engine; `sent` counts what its transport did. Documented at [`Engine.account`]."""
-    total = sum(engine.purposes.values(), Counter())
+    # The progress line reads from another thread: copies first, which no other thread can come between.
+    purposes = {name: dict(counts) for name, counts in sorted(engine.purposes.copy().items())}
+    reasons, rejected = engine.reasons.copy(), engine.rejected.copy()
+    total: Counter[str] = Counter()
+    for counts in purposes.values():
+        total.update(counts)
     tokens = {name: total[name] for name in ("prompt_tokens", "completion_tokens")}
     return {
         "model": engine.model,
@@ -24,9 +29,9 @@ def of(engine: Engine, sent: Counter) -> dict:
         "questions": {name: total[name] for name in ("asked", "answered", "failed", "replies")},
         "usage": {**tokens, "estimated_replies": total["estimated"]},
         "cost": engine.budget.charge(*tokens.values())["cost"] if engine.prices else None,
-        "reasons": dict(sorted(engine.reasons.items())),
-        "purposes": {name: dict(sorted(counts.items())) for name, counts in sorted(engine.purposes.items())},
-        "rejected": dict(sorted(engine.rejected.items())),
+        "reasons": dict(sorted(reasons.items())),
+        "purposes": {name: dict(sorted(counts.items())) for name, counts in purposes.items()},
+        "rejected": dict(sorted(rejected.items())),
         "run": {
             "from_journal": engine.counts["from_journal"],
             "repeated": engine.counts["retries"],

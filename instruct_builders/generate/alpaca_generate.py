@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ..errors import ConfigError
-from ..transforms.novelty import TOKENIZERS
-from . import filters, parse
+from . import filters, likeness, parse
 from .asking import Answer, Request
 from .growing import Growth
 from .likeness import Likeness
@@ -31,8 +30,9 @@ class AlpacaOptions:
         demonstrations (`int`): Seeds shown in a question.
         list_length (`int`): Tasks in the list that is continued, the shown ones included.
         task_language (`str`): What the prompt asks the tasks to be in.
-        window (`int`), barren (`int`), threshold (`float`), tokenizer (`str`), min_words (`int`), max_words (`int`),
-            blacklist (`list[str]`), ascii_first (`bool`), drop_truncated (`bool`): As in [`SelfInstructOptions`].
+        window (`int`), barren (`int`), threshold (`float`), tokenizer (`str`), embed (`str`), min_words (`int`),
+            max_words (`int`), blacklist (`list[str]`), ascii_first (`bool`), drop_truncated (`bool`):
+            As in [`SelfInstructOptions`].
         parameters (`dict`): Stage (alpaca) -> request parameters.
     """
 
@@ -41,8 +41,9 @@ class AlpacaOptions:
     list_length: int = 20
     task_language: str = "English"
     window: int = 64
-    threshold: float = 0.7
+    threshold: float | None = None
     tokenizer: str = "rouge"
+    embed: str | None = None
     min_words: int = 4
     max_words: int = 150
     blacklist: list[str] | None = None
@@ -61,8 +62,7 @@ class AlpacaOptions:
                 f"demonstrations={self.demonstrations}, list_length={self.list_length}: the list must go on behind at "
                 "least one demonstration."
             )
-        if self.tokenizer not in TOKENIZERS:
-            raise ConfigError(f"tokenizer={self.tokenizer!r}: there are {', '.join(TOKENIZERS)}.")
+        likeness.check(self.threshold, self.tokenizer, self.embed)
         check_parameters(PARAMETERS, self.parameters)
 
 
@@ -92,13 +92,14 @@ class AlpacaGenerate:
         limits = (options.min_words, options.max_words, words, options.ascii_first, options.tokenizer)
         self.filters = filters.Filters(*limits)
         texts = dict.fromkeys(entry.instruction for entry in given)
-        self.likeness = Likeness(texts, options.threshold, options.tokenizer)
+        self.likeness = Likeness(texts, options.threshold, options.tokenizer, options.embed)
         self.rows: list[Row] = []
 
     async def run(self) -> list[Row]:
         """Asks until there are `target` rows; gives all rows, in order."""
         growth, done = Growth(self._ask, self.options.window, self.options.barren), False
         self.engine.goal = self.options.target
+        self.engine.tally(count=0)  # from the beginning, what counts is what is accepted
         try:
             per_question = 0.8 * (self.options.list_length - self.options.demonstrations)
             await growth.until(self.options.target, self._take, per_question)

@@ -59,7 +59,7 @@ class Answering:
 
     async def run(self) -> list[Answered]:
         """Asks every question `answers` times; gives the answers, in order."""
-        self.engine.goal = len(self.given) * self.options.answers
+        self.engine.tries = len(self.given) * self.options.answers
         samples = [(entry, sample) for entry in self.given for sample in range(self.options.answers)]
         kept = []
         async for entry, sample, answer in in_order(self._ask, samples):

@@ -11,7 +11,9 @@ The kind of prompt is known from the first line of the system message, which is 
 - `equal`: `Equal` or `Not Equal`;
 - `answer`: an answer to the last user message; so is everything without such a line;
 - `simple_instruction`: one instruction;
-- `simple_instance`: `Input: ...` and `Output: ...` for the last `Task:`.
+- `simple_instance`: `Input: ...` and `Output: ...` for the last `Task:`;
+- `judge_row`: a verdict in the form that the system message ends with (demo_judging.py);
+- `judge_score`, `judge_pair`: a score, or a winner, for the answers in the user message (demo_grading.py).
 
 An answer depends on the server's seed, the messages and the parameter `seed`, and on nothing else, so that a run that
 was killed gets the same answers again. A few answers are as models get them wrong: repeated, too short, evasive.
@@ -25,6 +27,9 @@ import importlib.resources
 import json
 import random
 import re
+
+from .demo_grading import judge_pair, judge_score
+from .demo_judging import judge_row
 
 FORMS = [
     "Write {piece} about {topic} {manner}.",
@@ -88,6 +93,8 @@ def answer(seed: int, messages: list[dict], request_seed: object = None) -> str:
     draw = random.Random(digest)
     kind = kind_of(messages)
     asked = "\n".join(str(turn.get("content") or "") for turn in messages if turn.get("role") == "user")
+    if kind == "judge_row":
+        return judge_row(draw, str(messages[0].get("content")))
     if kind.startswith("evolve"):
         return evolved(draw, asked, kind.partition("/")[2])
     return KINDS.get(kind, plain)(draw, asked)
@@ -226,4 +233,6 @@ KINDS = {
     "answer": plain,
     "simple_instruction": instruction,
     "simple_instance": simple_instance,
+    "judge_score": judge_score,
+    "judge_pair": judge_pair,
 }

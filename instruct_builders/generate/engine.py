@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from ..errors import InstructError, Stopped
-from . import account, answers, pacing, settings, statuses
+from . import account, answers, interrupts, pacing, settings, statuses
 from .asking import Answer, Request, body_of_attempt, estimated_usage, prepare
 from .budget import Budget
 from .entrance import Entrance
 from .journal import Journal
-from .sending import Sender, Unreachable
+from .openai_transport import OpenAITransport
+from .sending import Sender
 from .settings import DEMO_MODEL
 
 __all__ = ["Answer", "Engine", "Request"]
+ASKED_AT_ONCE = 8  # questions prepared in a turn of the event loop
 CLOSED = "the engine is closed"
 BAD_IN_A_ROW = 100  # unusable replies without a usable one between: something is wrong with the prompt or the server
 SPOILT = {"empty_body", "bad_utf8", "html", "bad_json", "error_object", "no_choices"}  # the server's state, perhaps
@@ -106,13 +106,15 @@ class Engine:
         self.seed = seed
         self.counts, self.reasons = Counter(), Counter()
         self.purposes: dict[str, Counter] = {}
-        self.goal: int | None = None  # set by a method: accepted rows wanted, for the time left
-        self.accepted, self.rejected = 0, Counter()  # kept by a method through `tally`
+        self.goal: int | None = None  # set by a method, for the time left: accepted rows wanted
+        self.tries: int | None = None  # or candidates that it will decide on
+        self.accepted: int | None = None  # `None` until a method decides: kept through `tally`
+        self.rejected: Counter[str] = Counter()
 
     async def __aenter__(self) -> Engine:
         self._flights: dict[str, asyncio.Task] = {}
         self._bad_in_a_row = 0
-        self._entrance = Entrance()
+        self._entrance = Entrance(ASKED_AT_ONCE)
         self._sender: Sender | None = None
         self._closing: list[Callable] = []
         self.started, self.ended = time.monotonic(), None
@@ -143,7 +145,7 @@ class Engine:
                 self.base_url = await server.start()
                 self._closing.append(server.close)
             send = OpenAITransport(self.base_url, self.key, self.max_concurrency, timeout)
-            self._closing.append(send.client.close)
+            self._closing.append(send.aclose)
         elif hasattr(send, "aclose"):
             self._closing.append(send.aclose)
         if self.transport == "batch":
@@ -197,31 +199,12 @@ class Engine:
         The first Ctrl-C or SIGTERM stops asking, waits for what is in flight and raises [`Stopped`] with exit code
         130; the second one ends at once.
         """
-        return asyncio.run(self._run(function))
-
-    async def _run(self, function):
-        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        loop = asyncio.get_running_loop()
-
-        def interrupt(name: str) -> None:
-            for number in signals:
-                loop.remove_signal_handler(number)
-            self.stop(Stopped(f"interrupted by {name}: every reply is kept, run the same command to go on.", 130))
-
-        async with self:
-            for number in signals:
-                loop.add_signal_handler(number, interrupt, number.name)
-            try:
-                return await function(self)
-            finally:
-                for number in signals:
-                    loop.remove_signal_handler(number)
+        return asyncio.run(interrupts.run(self, function))
 
     def tally(self, reason: str | None = None, count: int = 1) -> None:
         """Tells the progress line that a method accepted (`None`) or rejected rows."""
-        if reason is None:
-            self.accepted += count
-        else:
+        self.accepted = (self.accepted or 0) + (count if reason is None else 0)
+        if reason is not None:
             self.rejected[reason] += count
 
     async def ask(self, request: Request) -> Answer:
@@ -317,41 +300,3 @@ class Engine:
         interrupted and one that was not agree on them; `run` is about this run only.
         """
         return account.of(self, Counter() if self._sender is None else self._sender.counts)
-
-
-class OpenAITransport:
-    """Chat requests with the openai client's address, headers and connections (its aiohttp backend).
-
-    The client's own `create` costs three times the CPU, its `post` twice: both build headers and URL anew each time.
-
-    Args:
-        base_url (`str`, *optional*): Of the server; OpenAI's by default.
-        key (`str`): Sent as the client sends it.
-        connections (`int`): Most at once; the backend's own limit would queue requests inside their deadline.
-        timeout (`float`, *optional*): Seconds for a connection.
-    """
-
-    def __init__(self, base_url: str | None, key: str, connections: int, timeout: float | None):
-        import httpx2
-        import openai
-
-        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self.http = openai.DefaultAioHttpClient(limits=limits, timeout=timeout, follow_redirects=False)
-        self.client = openai.AsyncOpenAI(
-            api_key=key or "none", base_url=base_url, max_retries=0, timeout=timeout, http_client=self.http
-        )
-        self.errors = (openai.APIStatusError, openai.APIConnectionError)  # of the client, for the Batch API
-        self.request, self.failed = httpx2.Request, httpx2.RequestError
-        self.url = httpx2.URL(f"{str(self.client.base_url).rstrip('/')}/chat/completions")
-        stated = {**self.client.default_headers, **self.client.auth_headers}
-        self.headers = httpx2.Headers({name: value for name, value in stated.items() if isinstance(value, str)})
-        # The sender's deadline is over the whole request; a slow drip never meets the client's.
-        self.extensions = {"timeout": httpx2.Timeout(None, connect=timeout).as_dict()}
-
-    async def __call__(self, body: bytes, name: str) -> statuses.Reply:
-        request = self.request("POST", self.url, headers=self.headers, content=body, extensions=self.extensions)
-        try:
-            response = await self.http.send(request)
-        except self.failed as error:  # its timeouts too: the backend calls a closed connection so
-            raise Unreachable(str(error.__cause__ or error)) from error
-        return statuses.Reply(response.status_code, response.headers, response.content)

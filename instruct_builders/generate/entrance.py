@@ -1,18 +1,25 @@
-"""Lets thousands of questions in a few at a time."""
+"""Lets thousands through a few at a time."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 
-AT_ONCE = 8  # per turn of the event loop: about a millisecond of work
-
 
 class Entrance:
-    """Where thousands ask at once, preparing all their questions first would hold back the first replies."""
+    """Lets some through in each turn of the event loop.
 
-    def __init__(self):
-        self.passed = 0
+    The loop does each step of a piece of work for all that are ready before the next step of any. Where thousands ask
+    at once, or replies come all at once, the first would be as late as the last: their work is better done in turn.
+
+    Args:
+        at_once (`int`): How many in a turn: a millisecond of work or less.
+        parts (`int`, *optional*): Where many wait, one in so many of them goes in a turn, so that the last ones need
+            not wait for thousands of turns.
+    """
+
+    def __init__(self, at_once: int, parts: int | None = None):
+        self.at_once, self.parts, self.passed = at_once, parts, 0
         self.waiting: deque[asyncio.Future] = deque()
 
     async def pass_through(self) -> None:
@@ -21,7 +28,7 @@ class Entrance:
         if not self.passed:
             loop.call_soon(self._let_in)
         self.passed += 1
-        if self.passed > AT_ONCE:
+        if self.passed > self.at_once:
             turn = loop.create_future()
             self.waiting.append(turn)
             await turn
@@ -30,7 +37,8 @@ class Entrance:
         if not self.waiting:
             self.passed = 0
             return
-        for _ in range(min(AT_ONCE, len(self.waiting))):
+        share = len(self.waiting) // self.parts if self.parts else 0
+        for _ in range(min(max(self.at_once, share), len(self.waiting))):
             turn = self.waiting.popleft()
             if not turn.done():  # its asker may have been cancelled
                 turn.set_result(None)

@@ -145,11 +145,11 @@ class EvolInstruct:
         self.given = list(reversed(unique.values()))  # the first of each prompt, in order
         if not self.given:
             raise ConfigError("no seed without earlier turns: Evol-Instruct evolves single prompts.")
-        self.likeness = Likeness([entry.prompt for entry in self.given], tokenizer=options.tokenizer)
+        self.likeness = Likeness((entry.prompt for entry in self.given), tokenizer=options.tokenizer, refuse=False)
 
     async def run(self) -> list[tuple[Seed, list[Attempt]]]:
         """Evolves every prompt; gives each seed with its successful attempts, in order."""
-        self.engine.goal = len(self.given) * self.options.rounds
+        self.engine.tries = len(self.given) * self.options.rounds
         kept = []
         async for entry, attempts in self._chains():
             for attempt in attempts:

@@ -17,7 +17,7 @@ REASONS: dict[str, str] = {
     "writes_program": "begins with `Write a program`",
     "first_punctuation": "begins with a punctuation mark",
     "first_not_ascii": "begins with a character beyond ASCII (ascii_first)",
-    "similar": "ROUGE-L F with an earlier instruction above the threshold",
+    "similar": "ROUGE-L F, or cosine similarity, with an earlier instruction above the threshold",
     "torn": "no whole task could be read there",
     "truncated": "the answer was cut at the token limit and drop_truncated is set",
     "no_answer": "every attempt of the request failed; the account says why",

@@ -10,31 +10,39 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .engine import Engine
 
-REASONS_SHOWN = 3
+REASONS_SHOWN = 5
 PLAIN_SECONDS = 30.0  # between lines where standard error is a file
 
 
-def describe(account: dict, accepted: int, goal: int | None) -> str:
+def describe(account: dict, accepted: int | None, goal: int | None = None, tries: int | None = None) -> str:
     """One line about a run.
 
     Args:
         account (`dict`): As [`Engine.account`] gives it.
-        accepted (`int`): Rows that a method accepted; where it counts none, answered questions are shown.
-        goal (`int`, *optional*): Rows wanted; without it there is no time left.
+        accepted (`int`, *optional*): Rows that a method accepted. `None` where nothing is decided: then answered
+            questions are shown.
+        goal (`int`, *optional*): Of these, those wanted, of a method that goes on until they are there.
+        tries (`int`, *optional*): Candidates, of a method that decides on so many. Without either, no time left is
+            shown.
     """
     run, seconds = account["run"], max(account["run"]["seconds"], 1e-9)
-    done = accepted or account["questions"]["answered"]
+    done = account["questions"]["answered"] if accepted is None else accepted
+    head, end = "answered" if accepted is None else "accepted", goal
+    if tries is not None:
+        accepted = accepted or 0
+        done, end = accepted + sum(account["rejected"].values()), tries
+        head = f"tried · {accepted} accepted"
     rejected = Counter(account["rejected"]) + Counter(account["reasons"])
     named = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common(REASONS_SHOWN))
     parts = [
-        f"{done}/{goal} accepted" if goal else f"{done} accepted",
+        f"{done} {head}" if end is None else f"{done}/{end} {head}",
         f"{rejected.total()} rejected" + (f" ({named})" if named else ""),
         f"{sum(account['usage'][name] for name in ('prompt_tokens', 'completion_tokens')):,} tokens",
         *([] if account["cost"] is None else [f"cost {account['cost']:.4f}"]),
         f"{run['requests'] / seconds:.1f} requests/s",
     ]
-    if goal and 0 < done < goal:
-        left = round(seconds * (goal - done) / done)
+    if end and 0 < done < end:
+        left = round(seconds * (end - done) / done)
         parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
     return " · ".join(parts)
 
@@ -63,10 +71,10 @@ class Line:
 
     def line(self) -> str:
         engine = self.engine
-        return describe(engine.account, engine.accepted, engine.goal)
+        return describe(engine.account, engine.accepted, engine.goal, engine.tries)
 
     def _render(self):
-        return self.text(self.line(), no_wrap=True, overflow="ellipsis")
+        return self.text(self.line())  # over several lines where the terminal is narrow
 
     def _plain(self) -> None:
         started = time.monotonic()

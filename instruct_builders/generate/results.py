@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import pipeline
-from ..errors import ConfigError, Stopped, did_you_mean, own_error
+from ..errors import DISK, ConfigError, GenerationError, Stopped, did_you_mean
 from ..licenses import strictest
 from ..self_instruct import SelfInstruct as Builder
 from . import alpaca_generate, answering, evol_instruct, review, self_instruct
@@ -114,9 +114,12 @@ def generate(
         review_file (`Path`, *optional*): See [`review`]: written where it is missing, obeyed where it is there.
 
     Raises:
+        ConfigError: For options that can't be right; nothing was asked.
         Stopped: If the run stopped before its end; everything answered is in the journal.
+        GenerationError: If it can't go on, as with a full disk; everything answered is in the journal.
     """
     chosen = METHODS[method]
+    options.check()
 
     async def work(engine):
         # Only now is the journal ours, and with it the files of another run that we replace.
@@ -136,7 +139,12 @@ def generate(
         rows, options, report, scores = engine.run(work)
         _write(folder / GENERATED, rows)
     except OSError as error:
-        raise own_error(error, folder) from error
+        if error.errno not in DISK:
+            raise
+        raise GenerationError(
+            f"{folder}: {error.strerror}: the pool and the rows can't be written there. Every reply is in the journal "
+            f"({engine.journal_path}): make room and run the same command again."
+        ) from error
     # Only what follows from the questions and the journal: an interrupted run and another one write the same bytes.
     told = ("model", "demo", "questions", "usage", "cost", "reasons", "purposes")
     account = {

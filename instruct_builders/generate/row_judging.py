@@ -106,7 +106,7 @@ async def judge_rows(
         answer = await engine.ask(request)
         return Judgement(problem=answer.reason) if answer.text is None else read(answer.text, mark, criteria)
 
-    engine.goal = len(rows)
+    engine.tries = len(rows)
     judged = []
     async for judgement in in_order(one, rows):
         engine.tally(judgement.problem)

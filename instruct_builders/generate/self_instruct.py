@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..errors import ConfigError
-from ..transforms.novelty import TOKENIZERS
-from . import examples, filters, parse
+from . import examples, filters, likeness, parse
 from .asking import Answer, Request
 from .growing import Growth, abandon
 from .likeness import Likeness
@@ -44,8 +43,9 @@ class SelfInstructOptions:
         preset (`str`): `"published"`, or `"simple"`: three demonstrations, one instruction per question, one
             instance, and the length and similarity filters.
         window (`int`): Questions under way at a time; what a question shows may be that much older than the pool.
-        threshold (`float`), tokenizer (`str`): Of [`NoveltyIndex`]. `"rouge"`, the published one, sees a to z and 0
-            to 9 alone: take `"unicode"` for tasks in other scripts.
+        threshold (`float`), tokenizer (`str`), embed (`str`): How much like an earlier one a task may be: of
+            [`Likeness`]. The tokenizer `"rouge"`, the published one, sees a to z and 0 to 9 alone: take `"unicode"`
+            for tasks in other scripts, or `embed` to compare what they mean.
         capitalize (`bool`), ascii_first (`bool`), drop_truncated (`bool`):
             What the original does and here has to be asked for: lower-case all but the first letter; keep only what
             begins with an ASCII character; throw away whole answers that were cut at the token limit.
@@ -60,8 +60,9 @@ class SelfInstructOptions:
     human_demonstrations: int | None = None
     machine_demonstrations: int | None = None
     last_number: int | None = None
-    threshold: float = 0.7
+    threshold: float | None = None
     tokenizer: str = "rouge"
+    embed: str | None = None
     min_words: int = 4
     max_words: int = 150
     blacklist: list[str] | None = None
@@ -72,6 +73,10 @@ class SelfInstructOptions:
     max_instances: int = 5
     parameters: dict | None = None
     barren: int = 200
+
+    def check(self) -> None:
+        """Raises a `ConfigError` for a value that can't be right."""
+        self.resolved()
 
     def resolved(self) -> SelfInstructOptions:
         """With the preset's values put in.
@@ -92,8 +97,7 @@ class SelfInstructOptions:
                 f"{chosen.human_demonstrations} human and {chosen.machine_demonstrations} machine demonstrations, and "
                 f"last_number={chosen.last_number}: the list must go on behind the demonstrations."
             )
-        if chosen.tokenizer not in TOKENIZERS:
-            raise ConfigError(f"tokenizer={chosen.tokenizer!r}: there are {', '.join(TOKENIZERS)}.")
+        likeness.check(chosen.threshold, chosen.tokenizer, chosen.embed)
         check_parameters(PARAMETERS, chosen.parameters)
         return chosen
 
@@ -143,7 +147,7 @@ class SelfInstruct:
         limits = (options.min_words, options.max_words, words, options.ascii_first, options.tokenizer)
         self.filters = filters.Filters(*limits)
         texts = dict.fromkeys(entry.instruction for entry in given)
-        self.likeness = Likeness(texts, options.threshold, options.tokenizer)
+        self.likeness = Likeness(texts, options.threshold, options.tokenizer, options.embed)
         self.pool: list[Task] = []
         self.finished = 0  # tasks of the pool that are written down, with or without instances
         self.finishing: list[asyncio.Task] = []
@@ -155,13 +159,15 @@ class SelfInstruct:
         shown = options.human_demonstrations + options.machine_demonstrations
         per_question = 0.8 * (options.last_number - min(shown, len(self.human)))
         self.engine.goal = self.options.target
+        self.engine.tally(count=0)  # from the beginning, what counts is what is accepted
         complete, done = [], False
         try:
             while len(complete) < self.options.target:
                 missing = self.options.target - len(complete)
                 await growth.until(len(self.pool) + missing, self._take, per_question)
-                await asyncio.gather(*self.finishing)
-                self._write_down()
+                for finishing in self.finishing[self.finished :]:
+                    await finishing
+                    self._write_down()
                 complete = [task for task in self.pool if task.instances]
             done = True
         finally:

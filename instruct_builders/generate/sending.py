@@ -13,6 +13,7 @@ from ..errors import GenerationError, InstructError, Stopped
 from . import answers, pacing, statuses
 from .asking import canonical
 from .budget import Budget
+from .entrance import Entrance
 from .journal import Journal
 
 FIRST_CONTACT = 4  # tries to reach a server that never answered
@@ -20,6 +21,7 @@ LONE_SECONDS = 60.0  # of failing, for a question that failed where others did n
 # A server's wish to wait longer than `max_wait` is believed when it was said so often, for so many seconds, without a
 # reply between.
 LONG_WAITS, LONG_SECONDS = 3, 3.0
+REPLIES_AT_ONCE, PARTS = 2, 16  # replies taken in a turn of the event loop, or one in so many of those that came
 PROMPT_BYTES = 4  # a token, in the mean of English text: for tokens_per_minute
 
 
@@ -67,6 +69,7 @@ class Sender:
         self.in_flight = 0
         self._turns: deque[asyncio.Future] = deque()
         self._pace = asyncio.Lock()
+        self._exit = Entrance(REPLIES_AT_ONCE, PARTS)
         self._settled = asyncio.Event()
         self._flushed: asyncio.Future | None = None
         # Loop times; below 0: never. Of the last reply, of the latest sending that was answered, of the first trouble.
@@ -108,7 +111,7 @@ class Sender:
             try:
                 await self._admit(amount, tokens)
                 began = self.loop.time()
-                verdict, again = await self._try(question, attempt, purpose, asked, amount, began)
+                verdict, again = await self._try(question, attempt, purpose, asked, amount, tokens, began)
             finally:
                 self._give_turn_back()
             if verdict.kind == "reply":
@@ -170,13 +173,17 @@ class Sender:
                 self.budget.settle(amount, {})
                 raise
 
-    async def _try(self, question: str, attempt: int, purpose: str, asked: bytes, amount: dict, began: float):
+    async def _try(
+        self, question: str, attempt: int, purpose: str, asked: bytes, amount: dict, tokens: int, began: float
+    ) -> tuple[statuses.Verdict, float]:
         """Sends once. Gives the verdict, and the time of the next try where the server named one."""
         self.counts["requests"] += 1
         actual, verdict = {"requests": amount["requests"]}, None
         try:
             async with asyncio.timeout(self.timeout):
                 reply = await self.send(asked, f"{question}-{attempt}")
+            # Of replies that come all at once, the first makes way for the next request before the last is read.
+            await self._exit.pass_through()
             verdict = statuses.judge(reply)
         except TimeoutError:
             verdict, actual = statuses.Verdict("failed", "timeout", f"{self.timeout:g} s"), amount
@@ -193,6 +200,8 @@ class Sender:
             self._answered(now, began)
             if amount["requests"]:
                 actual |= self._cost(verdict.reading, amount)
+            if stated := verdict.reading.usage:
+                self.pacer.used(tokens, sum(stated.values()))
             self.journal.add(question, attempt, purpose, asked, self._unkeyed(reply.body), now - began)
         self.budget.settle(amount, actual)
         self._settled.set()

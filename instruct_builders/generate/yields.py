@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -29,17 +30,18 @@ class Yield:
         self.engine = engine
         self.counts: Counter[tuple[int, str, str]] = Counter()  # (round, operator, "accepted" or a reason)
         self.files: dict[str, IO[str]] = {}
+        self._open = ExitStack()  # closes each of them, also where closing the other one fails
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             for name in (POOL, DROPPED):
-                self.files[name] = open(folder / name, "w", encoding="utf-8", buffering=1)
+                file = open(folder / name, "w", encoding="utf-8", buffering=1)
+                self.files[name] = self._open.enter_context(file)
 
     def __enter__(self) -> Yield:
         return self
 
     def __exit__(self, *error) -> None:
-        for file in self.files.values():
-            file.close()
+        self._open.close()
 
     def accept(self, line: dict, round: int = 1, operator: str = "") -> None:
         """Counts a candidate that is kept; the line goes to `pool.jsonl`."""
@@ -64,7 +66,10 @@ class Yield:
         """The yield: in all, per round, per operator, per reason, and how novelty scores are distributed."""
         rounds = sorted({key[0] for key in self.counts})
         operators = sorted({key[1] for key in self.counts} - {""})
-        novelty = {"threshold": likeness.threshold, **histogram(likeness.scores)} if likeness else None
+        novelty = None
+        if likeness:
+            measured = {"measure": likeness.measure, "threshold": likeness.threshold}
+            novelty = measured | histogram(likeness.scores)
         return {
             **self._sum(lambda key: True),
             "rounds": [{"round": number, **self._sum(lambda key, n=number: key[0] == n)} for number in rounds],

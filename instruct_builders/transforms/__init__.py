@@ -23,6 +23,7 @@ from .blocked import blocked_words
 from .clean import error_page, html_to_markdown, strip_whitespace, ui_residue
 from .decontaminate import decontaminate
 from .dedup import duplicate_ids, exact_duplicates
+from .embedding import check_embed
 from .evaluation_sets import named
 from .given_scores import check_given, given_scores
 from .judged import check as check_judge
@@ -31,7 +32,7 @@ from .language import language
 from .near_duplicates import near_duplicates
 from .quality import check_quality
 from .quality import load as load_preset
-from .semantic import check_embed, semantic_duplicates
+from .semantic import semantic_duplicates
 from .split import split_long
 from .turns import alternation, empty_turns, no_input_markers, role_names, too_short, trim_turns
 

@@ -27,6 +27,7 @@ NOTHING = (0.0, -1)  # what `nearest` says where no text is above the floor
 _SLACK = 1e-9  # bounds are computed in floating point and must not lose a tie; the score itself decides
 _OVERLAP = 4  # k below: fewer make longer lists to verify, more read the lists of frequent words
 _NO_TEXTS = array("i")
+_EMBEDDED = 1024  # texts at a time
 _SURROGATES = (0xD800, 0x800)  # first, and how many: code points that no text can hold
 # Scripts written without spaces between words: every character is a token, by the Unicode name's first words.
 _UNSPACED = ("CJK ", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "BOPOMOFO", "YI ", "NUSHU")
@@ -207,25 +208,30 @@ class EmbeddingNoveltyIndex:
             raise ConfigError(f"threshold={threshold}: a cosine similarity between -1 and 1 is allowed.")
         self.threshold, self._embed, self._size = threshold, embed, 0
         self._vectors = np.empty((0, 0), np.float32)
+        self._last: tuple[str, np.ndarray] | None = None  # asked about, then as a rule added: embedded once
 
     def __len__(self) -> int:
         return self._size
 
     def add(self, text: str) -> int:
         """Accepts a text, whatever it is like. Returns its position: how many were accepted before it."""
-        vector = self._vector(text)
+        self._append(self._vector(text))
+        return self._size - 1
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Accepts several texts, in order, embedded many at a time."""
+        texts = list(texts)
+        for start in range(0, len(texts), _EMBEDDED):
+            for vector in self._embedded(texts[start : start + _EMBEDDED]):
+                self._append(vector)
+
+    def _append(self, vector: np.ndarray) -> None:
         if self._size == len(self._vectors):  # doubled, so that adding is O(1) in the mean
             grown = np.empty((max(64, 2 * self._size), len(vector)), np.float32)
             grown[: self._size] = self._vectors[: self._size] if self._size else 0
             self._vectors = grown
         self._vectors[self._size] = vector
         self._size += 1
-        return self._size - 1
-
-    def extend(self, texts: Iterable[str]) -> None:
-        """Accepts several texts, in order."""
-        for text in texts:
-            self.add(text)
 
     def nearest(self, text: str, floor: float | None = None) -> tuple[float, int]:
         """As [`NoveltyIndex.nearest`], with the cosine similarity as the score."""
@@ -237,7 +243,16 @@ class EmbeddingNoveltyIndex:
         return (float(scores[best]), best) if scores[best] > floor else NOTHING
 
     def _vector(self, text: str) -> np.ndarray:
-        vector = np.asarray(self._embed([text]), np.float32)
-        if vector.ndim != 2 or len(vector) != 1 or not np.isfinite(vector).all() or not vector.any():
-            raise ConfigError(f"embed gave an array of shape {vector.shape} for one text: one finite, non-zero row.")
-        return vector[0] / np.linalg.norm(vector[0])
+        if self._last is None or self._last[0] != text:
+            self._last = text, self._embedded([text])[0]
+        return self._last[1]
+
+    def _embedded(self, texts: list[str]) -> np.ndarray:
+        """Vectors of length 1."""
+        rows = np.asarray(self._embed(texts), np.float32)
+        if rows.ndim != 2 or len(rows) != len(texts) or not np.isfinite(rows).all() or not rows.any(1).all():
+            raise ConfigError(
+                f"embed gave an array of shape {rows.shape} for {len(texts)} texts: one finite, non-zero row for each "
+                "is needed."
+            )
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections import Counter
 from collections.abc import Callable
 
@@ -13,13 +11,11 @@ import pyarrow.compute as pc
 
 from ..errors import ConfigError
 from . import clusters, flat
-from .functions import function_of
+from .embedding import check_embed, embedded, embedder
 from .near_duplicates import check_by, grouped, reject_worse, said
 from .spread import SAMPLE, drawn, of_vectors
 
-NAME = "semantic_duplicates: embed"
 BLOCK = 1024  # rows compared with all later ones at a time
-EXAMPLE = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 def semantic_duplicates(
@@ -56,14 +52,14 @@ def semantic_duplicates(
         raise ConfigError(
             f"{step}: threshold={threshold}, batch_size={batch_size}: -1 to 1, and 1 or more, are right."
         )
-    function = _function(embed) if isinstance(embed, str) else embed
+    function = embedder(embed) if isinstance(embed, str) else embed
     texts, owners = said(table, by)
     lists = pa.LargeListArray.from_arrays(*grouped(texts, owners, table.num_rows))
     joined = pc.binary_join(lists, pa.scalar("\n", pa.large_string()))
     filled = pc.not_equal(pc.utf8_trim_whitespace(joined), pa.scalar("", pa.large_string()))
     rows = np.flatnonzero(flat.open_rows(table) & flat.booleans(filled))
     chosen = joined.take(pa.array(rows))
-    vectors = [_embedded(function, chosen.slice(start, batch_size)) for start in range(0, len(rows), batch_size)]
+    vectors = [embedded(function, chosen.slice(start, batch_size)) for start in range(0, len(rows), batch_size)]
     vectors = np.concatenate(vectors) if vectors else np.empty((0, 1), np.float32)
     if counts is not None and len(rows):
         counts["spread"] = {"of": "embeddings", **of_vectors(vectors[drawn(np.arange(len(rows)), SAMPLE, seed=42)])}
@@ -84,49 +80,3 @@ def semantic_duplicates(
 
     stays = np.arange(table.num_rows)
     return reject_worse(table, stays, rows, find, similarity, rank, "cosine similarity", counts)
-
-
-def check_embed(embed: Callable | str | None) -> None:
-    """Raises a [`ConfigError`] where `embed` can't embed: what can be known before a row is read."""
-    if embed is None or embed == "":
-        raise ConfigError(
-            f"semantic_duplicates: give embed: a sentence-transformers model, such as {EXAMPLE}, or a function "
-            "from texts to vectors, in YAML as module:function."
-        )
-    if callable(embed):
-        return
-    if not isinstance(embed, str):
-        raise ConfigError(
-            f"semantic_duplicates: embed={embed!r} is neither a function nor the name of one or of a model."
-        )
-    if ":" in embed and not os.path.isdir(embed):
-        function_of(embed, NAME)
-    elif importlib.util.find_spec("sentence_transformers") is None:
-        raise ConfigError(
-            f"semantic_duplicates: embed={embed!r}: a model by its name takes the extra 'embed': pip install "
-            "instruct-builders[embed]. Without it give module:function."
-        )
-
-
-def _function(embed: str) -> Callable:
-    """The function that is named, or the `encode` of the model that is."""
-    if ":" in embed and not os.path.isdir(embed):
-        return function_of(embed, NAME)
-    from sentence_transformers import SentenceTransformer
-
-    name, _, revision = (embed, "", "") if os.path.isdir(embed) else embed.partition("@")
-    try:
-        model = SentenceTransformer(name, revision=revision or None)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"semantic_duplicates: embed={embed!r} can't be loaded: {error}") from error
-    return lambda texts: model.encode(texts, show_progress_bar=False, convert_to_numpy=True)
-
-
-def _embedded(embed: Callable, texts: pa.Array) -> np.ndarray:
-    vectors = np.asarray(embed(texts.to_pylist()), np.float32)
-    if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all() or not vectors.any(1).all():
-        raise ConfigError(
-            f"semantic_duplicates: embed gave an array of shape {vectors.shape} for {len(texts)} texts: one finite, "
-            "non-zero row per text is needed."
-        )
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

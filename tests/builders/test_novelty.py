@@ -145,7 +145,10 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_embeddings_behind_the_same_two_methods():
+    embedded = []
+
     def embed(texts):
+        embedded.extend(texts)
         return np.array([[math.cos(len(text)), math.sin(len(text))] for text in texts])
 
     index = EmbeddingNoveltyIndex(embed, threshold=0.9)
@@ -154,6 +157,8 @@ def test_embeddings_behind_the_same_two_methods():
     score, position = index.nearest("y" * 7)
     assert score == pytest.approx(1, abs=1e-6) and len(index) == 199
     assert math.cos(position + 1 - 7) == pytest.approx(1, abs=1e-3)
+    index.add("y" * 7)
+    assert embedded.count("y" * 7) == 1  # asked about and added, embedded once
     with pytest.raises(ConfigError, match="shape"):
         EmbeddingNoveltyIndex(lambda texts: np.zeros((1, 3))).add("a")
 

@@ -70,7 +70,7 @@ def test_without_the_extra_its_pip_line_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("embed", "message"),
     [
-        (None, "give embed: a sentence-transformers model"),
+        (None, "embed: give a sentence-transformers model"),
         (3, "neither a function nor the name"),
         ("own_model:nothing", "can't be imported"),
         ("os:sep", "is a str, and no function"),

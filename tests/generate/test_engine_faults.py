@@ -60,7 +60,9 @@ def expected(asked) -> list[str]:
 def test_a_fault_costs_no_row_and_no_good_reply(fault, ask_all):
     server = {"fault": fault, "hang": 20.0}
     asked = questions(ROWS)
-    answers, account, log = ask_all(asked, server=server, timeout=1.0)
+    # Short where it is waited for; elsewhere a machine with much else to do must not meet it.
+    timeout = 1.5 if fault in ("hang", "drip") else 30.0
+    answers, account, log = ask_all(asked, server=server, timeout=timeout)
     assert [answer.text for answer in answers] == expected(asked)  # 0 missing, 0 bad kept
     faults = sum("fault" in line for line in log)
     assert 8 <= faults <= 30  # 18 in the mean

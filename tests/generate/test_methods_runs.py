@@ -222,6 +222,7 @@ def test_evolution_in_a_fixed_order_and_with_weights(run, tmp_path):
         ("self_instruct", {"tokenizer": "words"}, "tokenizer='words'"),
         ("self_instruct", {"last_number": 8}, "must go on behind"),
         ("self_instruct", {"threshold": 2.0}, "threshold=2.0"),
+        ("self_instruct", {"embed": "no_such_module:embed"}, "can't be imported"),
         ("alpaca", {"demonstrations": 20}, "must go on behind"),
         ("alpaca", {"target": 0}, "target=0"),
         ("answer", {"answers": 0}, "answers=0"),
@@ -231,6 +232,28 @@ def test_evolution_in_a_fixed_order_and_with_weights(run, tmp_path):
 def test_impossible_options_are_refused_before_anything_is_asked(method, options, message, run):
     with pytest.raises(ConfigError, match=message):
         run(method, options=options)
+
+
+def test_novelty_by_embeddings(run, tmp_path, monkeypatch):
+    """Tasks that are one to a function of our own are one to the run, whatever words they have."""
+    (tmp_path / "first_letters.py").write_text(
+        "import numpy as np\n"
+        "def embed(texts):\n"
+        "    initials = [{ord(word[0].lower()) % 64 for word in text.split()} for text in texts]\n"
+        "    return np.array([[float(letter in one) for letter in range(64)] for one in initials])\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = {"target": 12, "window": 4, "embed": "first_letters:embed", "threshold": 0.8}
+    result, _ = run("self_instruct", options=options)
+    assert result.account["yield"]["novelty"]["measure"] == "cosine similarity"
+    assert result.account["yield"]["dropped"]["similar"] > 0
+    from first_letters import embed
+
+    kept = [line["instruction"] for line in lines(tmp_path / "out" / "pool.jsonl")]
+    vectors = embed([entry.instruction for entry in seeds.read().seeds] + kept)
+    vectors /= (vectors**2).sum(1, keepdims=True) ** 0.5
+    for place in range(len(vectors) - len(kept), len(vectors)):
+        assert (vectors[:place] @ vectors[place]).max() <= 0.8 + 1e-6
 
 
 def test_a_budget_stops_the_run_and_a_higher_one_goes_on(run, tmp_path):

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import arguments
@@ -24,7 +25,7 @@ pytest.importorskip("aiohttp", reason="the extra 'generate' is not installed")
 import generate
 
 from instruct_builders import load_dataset, plots
-from instruct_builders.errors import ConfigError, PublishError
+from instruct_builders.errors import BuildError, ConfigError, GenerationError, PublishError
 from instruct_builders.publish import publish
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,6 +130,48 @@ def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path, server):
         assert work[0].read_bytes() == work[1].read_bytes()
 
 
+def paid(log: Path) -> set[int]:
+    """How often the questions in a server's log were answered."""
+    return set(Counter(json.loads(line)["row"] for line in log.read_text().splitlines()).values())
+
+
+@pytest.mark.parametrize("name", ["pool.jsonl", "generated.jsonl.incomplete", "runs.jsonl"])
+def test_a_full_disk_under_the_work_files_loses_nothing(name, tmp_path, server, capsys):
+    """A file that grows meets a device without room; with room again, nothing is asked twice."""
+    url, work, log = server(), tmp_path / "out.work", tmp_path / "server.log"
+    options = ("--base_url", url, "--target", "10", "--window", "4")
+    work.mkdir()
+    (work / name).symlink_to("/dev/full")
+    with pytest.raises((GenerationError, BuildError), match="No space left on device"):
+        run(tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists() and log.stat().st_size
+    if name.startswith("generated"):  # the pool was written as it grew
+        assert len((work / "pool.jsonl").read_text().splitlines()) >= 10
+    (work / name).unlink(missing_ok=True)
+    assert run(tmp_path / "out", *options) == 0
+    assert paid(log) == {1} and run(tmp_path / "whole" / "out", *options) == 0
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole" / "out")
+
+
+def test_a_full_disk_under_the_output_leaves_nothing_half_written(tmp_path, server):
+    url, small, log = server(), tmp_path / "small", tmp_path / "server.log"
+    small.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)]
+    if os.geteuid() or subprocess.run(mounted, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small file system")
+    options = ("--base_url", url, "--target", "40", "--work_dir", str(tmp_path / "work"))
+    folders = ["--method", "self_instruct", "--cache_dir", str(tmp_path / "cache"), "--progress", "false", "--demo"]
+    try:
+        with pytest.raises(BuildError, match="No space left on device"):
+            generate.main([*folders, "--output_dir", str(small / "out"), *options])
+        assert not (small / "out").exists()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    asked = log.stat().st_size
+    assert generate.main([*folders, "--output_dir", str(tmp_path / "out"), *options]) == 0
+    assert log.stat().st_size == asked  # all of it was in the journal
+
+
 def test_exit_codes(tmp_path, server, capsys):
     url = server(latency=0.3)
     script = [sys.executable, str(ROOT / "recipes" / "generate.py")]
@@ -173,6 +216,7 @@ def without_key() -> dict[str, str]:
         (["--push_to_hub", "--repo_id", "me/data"], "no language model writes these rows"),
         (["--model", "gpt"], "the demo server has only 'scripted-demo'"),
         (["--target", "0"], "target=0"),
+        (["--embed", "nowhere:embed"], "can't be imported"),
         (["--local_model", "org/model"], "local_model needs no server"),
         (["--max_cost", "1"], "max_cost needs prices"),
     ],
