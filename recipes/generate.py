@@ -6,91 +6,19 @@ python recipes/generate.py --config recipes/self_instruct/generate.yaml --demo -
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import arguments
+import output
+from generate_arguments import GenerateArguments, check, read_arguments
 
-from instruct_builders import directory, formats, plots, publish, quarantine, transforms
+from instruct_builders import directory, plots, quarantine
 from instruct_builders.errors import ConfigError, Stopped, own_error
-from instruct_builders.generate import alpaca_generate, answering, evol_instruct, results, seeds, self_instruct, yields
+from instruct_builders.generate import results, seeds, yields
 from instruct_builders.generate.engine import Engine
 
-
-@dataclass
-class GenerateArguments:
-    """Keys of a generation YAML that hold for every method; the method's own stand beside them."""
-
-    method: str
-    output_dir: str
-    data_files: str | list | dict | None = None  # seeds; the 175 that ship with the package by default
-    max_bad_fraction: float = 0.01  # of seed rows
-    model: str | None = None
-    base_url: str | None = None
-    local_model: str | None = None  # a model in this process instead of a server: a name or folder for transformers
-    transport: str | None = None  # "batch" for the Batch API
-    demo: bool = False  # the scripted server, which is no language model
-    replay: bool = False  # answer from the journal alone
-    journal: str | None = None
-    work_dir: str | None = None  # pool, dropped candidates, journal; beside output_dir by default
-    review_file: str | None = None
-    seed: int = 42
-    max_concurrency: int = 64
-    max_requests: int | None = None
-    max_tokens_total: int | None = None
-    max_cost: float | None = None
-    prices: dict | None = None
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    timeout: float = 600.0
-    max_retries: int = 5
-    max_retries_total: int | None = None
-    max_wait: float = 1800.0
-    progress: bool = True
-    transforms: list | None = None
-    format: str = "messages"
-    test_size: float | int = 0
-    license: str | None = None  # the strictest that a seed states by default
-    cache_dir: str | None = None
-    config_name: str = "default"
-    title: str | None = None
-    language: list[str] | None = None
-    max_shard_size: str = "500MB"
-    overwrite: bool = False
-    push_to_hub: bool = False
-    repo_id: str | None = None
-    tag: str | None = None
-    private: bool = True
-    replace: bool = False
-    allow_demo_data: bool = False
-
-
-# The keys of each method, as keys of this recipe: --help lists them.
-class SelfInstructArguments(self_instruct.SelfInstructOptions):
-    """method: self_instruct"""
-
-
-class AlpacaArguments(alpaca_generate.AlpacaOptions):
-    """method: alpaca"""
-
-
-class EvolInstructArguments(evol_instruct.EvolInstructOptions):
-    """method: evol_instruct"""
-
-
-class AnswerArguments(answering.AnswerOptions):
-    """method: answer"""
-
-
-METHODS = {
-    "self_instruct": SelfInstructArguments,
-    "alpaca": AlpacaArguments,
-    "evol_instruct": EvolInstructArguments,
-    "answer": AnswerArguments,
-}
 ENGINE = (
     *("model", "base_url", "demo", "replay", "seed", "prices", "timeout", "max_concurrency", "max_requests"),
     *("max_tokens_total", "max_cost", "requests_per_minute", "tokens_per_minute", "max_retries"),
@@ -100,7 +28,7 @@ ENGINE = (
 
 def main(argv: list[str] | None = None) -> int:
     try:
-        return run(*parse(argv))
+        return run(*read_arguments(argv))
     except KeyboardInterrupt:  # before the engine listens for it, after it, or a second time
         print("interrupted: the same command goes on from what is in the journal.", file=sys.stderr)
         return 130
@@ -136,59 +64,10 @@ def run(args: GenerateArguments, options) -> int:
         seed=args.seed,
         config_name=args.config_name,
     )
-    target = directory.write(
-        args.output_dir,
-        built.splits,
-        built.build,
-        built.rejected,
-        max_shard_size=args.max_shard_size,
-        overwrite=args.overwrite,
-        repo_id=args.repo_id,
-        title=args.title or title(args, engine),
-        languages=args.language,
-        pictures=pictures(generated),
-    )
+    target = output.write(args, built, pictures(generated), title(args, engine))
     show(generated, built, target)
-    if args.push_to_hub:
-        result = publish.publish(
-            target,
-            args.repo_id,
-            private=args.private,
-            tag=args.tag,
-            replace=args.replace,
-            allow_demo_data=args.allow_demo_data,
-        )
-        print(f"{'published' if result.committed else 'already published'}: {result.url} at {result.commit}")
+    output.push(args, target, allow_demo_data=args.allow_demo_data)
     return 0
-
-
-def parse(argv: list[str] | None) -> tuple[GenerateArguments, object]:
-    """The keys for every method, and the options of the chosen one; a key of another method is an error."""
-    args, *all_options = arguments.parse((GenerateArguments, *METHODS.values()), argv)
-    results.check_method(args.method)
-    options = dict(zip(METHODS, all_options, strict=True))
-    chosen = options[args.method]
-    own = {field.name for field in (*dataclasses.fields(chosen), *dataclasses.fields(args))}
-    for method, other in options.items():
-        for field in dataclasses.fields(other):
-            if field.name not in own and getattr(other, field.name) != field.default:
-                raise ConfigError(f"{field.name} goes with method: {method}, not with {args.method}.")
-    return args, chosen
-
-
-def check(args: GenerateArguments) -> None:
-    """What can be known to fail before anything is asked."""
-    formats.check_format(args.format, "format")
-    transforms.check(args.transforms or [])
-    if args.push_to_hub and not args.repo_id:
-        raise ConfigError("push_to_hub needs repo_id: org/name.")
-    if args.push_to_hub and args.demo and not args.allow_demo_data:
-        raise ConfigError("push_to_hub with demo: no language model writes these rows; say allow_demo_data: true.")
-    if args.push_to_hub:
-        publish.check_before(args.repo_id, tag=args.tag)
-    if args.local_model and (args.base_url or args.transport or args.demo):
-        raise ConfigError("local_model needs no server: leave out base_url, transport and demo.")
-    directory.check_target(args.output_dir, args.config_name, args.max_shard_size, args.overwrite)
 
 
 def work_dir(args: GenerateArguments) -> Path:
@@ -200,11 +79,10 @@ def make_engine(args: GenerateArguments, options) -> Engine:
     transport = args.transport
     if args.local_model:
         transport, settings["model"] = local_model(args.local_model), args.model or args.local_model
-        # Those who wait together are one batch if they ask for the same: a seed for each would leave batches of one.
-        unknown = {"seed": None, "presence_penalty": None}
         given = options.parameters or {}
-        options.parameters = {
-            stage: unknown | (given.get(stage) or {}) for stage in results.METHODS[args.method].parameters
+        options.parameters = {  # what a local model does not know
+            stage: {"presence_penalty": None} | (given.get(stage) or {})
+            for stage in results.METHODS[args.method].parameters
         }
     journal = Path(args.journal or work_dir(args) / "journal.sqlite")
     directory.check_writable(journal.parent)

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import arguments
-import build
+import build_arguments
 import pytest
 import yaml
 
@@ -25,16 +25,16 @@ REQUIRED = {
 
 def config_classes(kind: str) -> tuple[type, ...]:
     if kind == "data":
-        return (build.BuildArguments,)
+        return (build_arguments.BuildArguments,)
     if kind == "flan":
         import flan_t5
         import transformers
 
         return (flan_t5.Seq2SeqArguments, transformers.Seq2SeqTrainingArguments)
     if kind == "generate":
-        import generate
+        import generate_arguments
 
-        return (generate.GenerateArguments, *generate.METHODS.values())
+        return (generate_arguments.GenerateArguments, *generate_arguments.METHODS.values())
     if kind == "mtbench":
         import mt_bench
 
