@@ -11,18 +11,8 @@ import pyarrow as pa
 
 from .. import pipeline, quarantine, records, transforms
 from ..errors import ConfigError
-from ..transforms import evaluation_sets, flat
-from ..transforms.decontaminate import (
-    LISTED,
-    ROWS,
-    _account,
-    _detail,
-    _entries,
-    _flagged,
-    _Index,
-    _search,
-    _with_nothing,
-)
+from ..transforms import flat
+from ..transforms.decontaminate import LISTED, Prepared, prepare, searched
 from . import cluster, duplicates, near, work
 
 COMPARING = {  # transforms that compare rows with one another: what finds the duplicates on Ray
@@ -92,40 +82,16 @@ def _local_steps(block: int, folder: str, stage: int, local: list[tuple]) -> tup
     return len(table), accounts
 
 
-def _questions(parameters: dict) -> tuple:
+def _questions(parameters: dict) -> Prepared:
     """What every block is searched for: read once, by the driver."""
-    bound = inspect.signature(transforms.decontaminate).bind(None, **parameters)
-    bound.apply_defaults()
-    given = bound.arguments
-    questions = evaluation_sets.read(given["against"], given["columns"])
-    index = _Index(questions.texts, given["ngram"], given["shortest"], given["threshold"]) if questions.texts else None
-    at_hand = evaluation_sets.AT_HAND in _entries(given["against"])
-    return questions, index, {"not_at_hand": evaluation_sets.at_hand()[1]} if at_hand else {}
+    return prepare(**{name: value for name, value in parameters.items() if name != "action"})
 
 
-def _decontaminated(table: pa.Table, name: str, parameters: dict, prepared: tuple) -> tuple[pa.Table, dict]:
+def _decontaminated(table: pa.Table, name: str, parameters: dict, prepared: Prepared) -> tuple[pa.Table, dict]:
     """As [`transforms.apply`] runs `decontaminate`, with the questions at hand."""
-    questions, index, missing = prepared
-    size, counts, found = len(table), Counter(missing), []
-    for start in range(0, size if index else 0, ROWS):
-        piece = table.slice(start, ROWS)
-        found += _search(piece, start, np.ones(len(piece), dtype=bool), index)
-    if index:
-        _account(counts, found, questions, table)
-    else:
-        _with_nothing(table, counts)
-    by_row: dict[int, list] = {}
-    for entry in found:
-        by_row.setdefault(entry.row, []).append(entry)
-    gone = 0
-    if parameters.get("action", "drop") == "flag":
-        table = _flagged(table, by_row, questions)
-    else:
-        mask, gone = np.zeros(size, dtype=bool), len(by_row)
-        mask[list(by_row)] = True
-        ordered = [entries for _, entries in sorted(by_row.items())]
-        details = [_detail(entries, questions) for entries in ordered]
-        table = flat.reject(table, mask, "contaminated", [entries[0].field for entries in ordered], details)
+    size, counts = len(table), Counter()
+    table = searched(table, prepared, parameters.get("action", "drop"), counts)
+    gone = size - int(flat.open_rows(table).sum())
     rejected = {"contaminated": gone} if gone else {}
     account = {"name": name, "rows_in": size, "added": 0, "changed": 0, "rejected": rejected, "rows_out": size - gone}
     return table, {**account, **counts}
