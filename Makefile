@@ -20,7 +20,7 @@ quickstart: env
 	$(BIN)/python recipes/quickstart/quickstart.py
 
 test: env browser
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations 20
 
 # The pages are tested in a real Chromium: installed where we may; elsewhere those tests skip with the reason.
 browser:

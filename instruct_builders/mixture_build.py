@@ -116,7 +116,7 @@ def prepare(
             if leaf.builder is not None
             for entry in pipeline.sources_of(leaf.builder)
         ],
-        "options": {leaf.name: leaf.given for leaf in leaves},
+        "options": {leaf.name: pipeline.told(leaf.given) for leaf in leaves},
         "steps": counts,
         "seed": seed,
         "test_size": test_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
@@ -156,4 +157,9 @@ def read(leaf: Leaf, num_proc: int | None, strict: bool) -> tuple[pa.Table, list
 def _leave_out(leaf: Leaf, error: SourceError, strict: bool) -> None:
     if strict:
         raise BuildError(f"strict: the source {leaf.name} of the mixture can't be read: {error}") from error
-    leaf.builder, leaf.missing = None, " ".join(str(error).split())
+    leaf.builder, leaf.missing = None, _without_folders(" ".join(str(error).split()))
+
+
+def _without_folders(message: str) -> str:
+    """A message for `build.json`, which is published: where a file lies on this machine is not said."""
+    return re.sub(r"(?<![\w:/.])~?/(?:[^\s/'\"]+/)+(?=[^\s/])", "", message)

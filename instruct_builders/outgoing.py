@@ -13,7 +13,7 @@ from .errors import PublishError, SecretFound
 # Pickles run code where they are loaded, and training_args.bin can hold a token; then what is half-written; rejected
 # rows are raw text that no check has passed: they, and the page that quotes them, stay with whoever built the data.
 LEFT_OUT = (
-    *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "optimizer*", "rng_state*"),
+    *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.joblib", "*.dill", "*.ckpt", "optimizer*", "rng_state*"),
     *("*.incomplete", "*.tmp", "*.lock", "rejected.jsonl", "report.html"),
 )
 # Kinds of file that builds and releases write. On the Hub such a file that the directory lacks belongs to an older

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -135,7 +136,7 @@ def transformed(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table,
     counts, lines, scored = [], [], "score" in table.column_names
     for step, (_, parameters) in zip(steps, transforms.check(steps), strict=True):
         table, (count,) = transforms.apply(table, [step])
-        counts.append({**count, "parameters": {name: _told(value) for name, value in parameters.items()}})
+        counts.append({**count, "parameters": {name: told(value) for name, value in parameters.items()}})
         table, bad = quarantine.split_rejected(table)
         if not len(bad):
             continue
@@ -145,16 +146,18 @@ def transformed(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table,
     return table, counts, lines
 
 
-def _told(value):
+def told(value):
     """A parameter as `build.json` can hold it: a function that was handed in goes by its name, a file by its last
     part, since where it lies is this machine's business, and the same build elsewhere the same."""
     if isinstance(value, Mapping):
-        return {key: _told(entry) for key, entry in value.items()}
+        return {key: told(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_told(entry) for entry in value]
+        return [told(entry) for entry in value]
     if callable(value):
         return f"{value.__module__}:{getattr(value, '__qualname__', type(value).__name__)}"
-    return os.path.basename(value) if isinstance(value, str | os.PathLike) and os.path.isabs(value) else value
+    if isinstance(value, str | os.PathLike) and os.path.isabs(os.path.expanduser(value)):
+        return os.path.basename(os.path.normpath(value))
+    return re.sub(r"(?<=://)[^/@\s]+@", "", value) if isinstance(value, str) else value  # no password of a server
 
 
 def rejected_lines(bad: pa.Table, stage: str) -> list[dict]:

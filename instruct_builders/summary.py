@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from . import quarantine, report
@@ -24,9 +25,19 @@ def text(built: Built, target: Path) -> str:
     if built.rejected:
         reasons = quarantine.reasons(built.rejected)
         lines.append(f"rejected per reason: {reasons}; each in {target / 'rejected.jsonl'}")
-        lines.append(quarantine.describe(built.rejected))
+        lines.append(quarantine.describe(_every_reason_first(built.rejected)))
     lines.append(f'wrote {target}: load_dataset("{target}")')
     return "\n".join([*lines, f"report: {target / report.NAME}"])
+
+
+def _every_reason_first(rejected: list[dict]) -> list[dict]:
+    """The lines with the first of every reason in front: a common reason must not hide the rare ones."""
+    seen: Counter = Counter()
+    ranks = []
+    for line in rejected:
+        ranks.append(seen[line["reason"]])
+        seen[line["reason"]] += 1
+    return [line for _, line in sorted(zip(ranks, rejected, strict=True), key=lambda pair: pair[0])]
 
 
 def step(entry: dict) -> str:

@@ -43,7 +43,8 @@ def run(args: MtBenchArguments) -> int:
     asked = question_sets.load(args.questions, **{name: getattr(args, name) for name in names})
     print(f"questions: {asked.data['rows']} of {asked.data['name']}, two turns each")
     print(mt_bench.references_in_words(asked.references))
-    baseline = answer_files.read(args.baseline, asked) if args.baseline else None
+    how = {"max_tokens": args.max_tokens, "temperatures": benchmark.temperatures(asked)}
+    baseline = answer_files.read(args.baseline, asked, how) if args.baseline else None
     if benchmark.key_is_withheld(args):
         print(f"OPENAI_API_KEY is for the judge and not sent to {args.base_url}; that server gets CANDIDATE_API_KEY")
     engine, model = benchmark.candidate(args)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from instruct_builders import publish
 from instruct_builders.errors import ConfigError, PublishError, did_you_mean
 
@@ -122,8 +124,7 @@ def release(args: ReleaseArguments, show: Callable[[str], None] = logger.info) -
     needs = {"loaded": facts["adapter"], "alone": "adapter" in parts}
     facts |= {"base": base_model.settle(facts["base"], args.base, args.base_revision, **needs)}
     if args.recipe:
-        text = Path(args.recipe).read_text(encoding="utf-8")
-        facts["recipe"] = {"file": Path(args.recipe).name, "yaml": local_paths.without(text), "flags": []}
+        facts["recipe"] = {"file": Path(args.recipe).name, "yaml": recipe(args.recipe), "flags": []}
     model_card.settle_license(facts, args.license)  # before the merge, which takes long
     staged = {}
     for part, repo_id in parts.items():
@@ -170,6 +171,15 @@ def find(model_dir: Path, work: Path, show: Callable[[str], None]) -> tuple[Path
     consolidate.consolidate(model_dir, whole, like=final)
     show(f"put the shards of {model_dir.name} together")
     return whole, facts
+
+
+def recipe(path: str) -> str:
+    """The text of a training's YAML without the local paths in it."""
+    try:
+        return local_paths.without(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"recipe: {path} is not valid YAML: {said}. Give the YAML of the training.") from error
 
 
 def choose(args: ReleaseArguments, facts: dict) -> dict[str, str]:
@@ -228,6 +238,7 @@ def _push(folder: Path, repo_id: str, args: ReleaseArguments, show: Callable[[st
     size = sum((folder / name).stat().st_size for name in done.files)
     listed = f"{len(done.files)} files, {size / 2**20:,.1f} MiB"
     if args.dry_run:
+        show(f"put together in {folder}")
         show(f"would publish {repo_id} ({listed}): " + ", ".join(done.files))
     elif done.committed:
         show(f"published {done.url} ({listed}, {'private' if done.private else 'public'}, commit {done.commit[:12]})")

@@ -66,7 +66,7 @@ def sections(results: Sequence[dict], names: Container[str] = (), repo_id: str |
     parts = []
     if repo_id:
         renamed = {"name": repo_id, "adapter": None}
-        results = [{**one, "model": one["model"] | renamed} if _is_own(one, names) else one for one in results]
+        results = [{**one, "model": one["model"] | renamed} if is_own(one, names) else one for one in results]
     for (_, name), same in grouped(results).items():
         data = same[0]["data"]
         where = f" at `{data['revision']}`" if data.get("revision") else ""
@@ -104,7 +104,9 @@ def write(directory: Path, results: Sequence[dict], names: set[str]) -> list[str
     for number, result in enumerate(results):
         evaluations.write(result, directory / FOLDER / f"{number + 1:02d}_{result['kind']}.json")
         data = result["data"]
-        if not _is_own(result, names) or not data.get("revision") or not re.fullmatch(HUB_ID, data["name"]):
+        if not is_own(result, names) or not data.get("revision") or not re.fullmatch(HUB_ID, data["name"]):
+            continue
+        if result["settings"].get("limit"):  # a score on some of the questions is none of the benchmark
             continue
         metric = next((name for name in HEADS if name in result["metrics"]), None)
         if metric is None:
@@ -129,12 +131,12 @@ def write(directory: Path, results: Sequence[dict], names: set[str]) -> list[str
 
 def samples(results: Sequence[dict], names: set[str], number: int = 3) -> list[dict]:
     """Answers of the released model that an evaluation kept; empty where none did."""
-    own = (one for one in results if _is_own(one, names))
+    own = (one for one in results if is_own(one, names))
     kept = [sample for one in own for sample in one["samples"] if sample.get("prompt") and sample.get("answer")]
     return [{"prompt": one["prompt"], "answer": one["answer"], "expected": None} for one in kept[:number]]
 
 
-def _is_own(result: dict, names: Container[str]) -> bool:
+def is_own(result: dict, names: Container[str]) -> bool:
     return result["model"]["name"] in names or result["model"].get("adapter") in names
 
 

@@ -70,6 +70,8 @@ def stage(
     if line := proof.settle_stops(partial, facts["kind"]):
         show(line)
     names = {local_paths.local_name(one) for one in (model_dir, model_dir.with_name("merged"), folder)} | {repo_id}
+    if results and not any(scores.is_own(one, names) for one in results):
+        show(f"warning: none of the evaluations is of this model, which they would call {' or '.join(sorted(names))}")
     said = proof.answers(partial, facts["kind"], facts["adapter"])
     show(f"{part}: loaded, and it answers")
     facts["samples"] = facts["samples"] or scores.samples(results, names) or said

@@ -7,7 +7,7 @@ and a verdict counts only with that mark: a row that gives orders, or quotes a v
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError, did_you_mean
@@ -120,7 +120,7 @@ def read(reply: str, mark: str, criteria: Mapping[str, str]) -> Judgement:
     A score that is missing, no number or not from 1 to 10 spoils the whole verdict: a mean over what is left would be
     of other things than other rows' means are.
     """
-    marked = [entry for entry in _objects(reply) if entry.get("mark") == mark]
+    marked = [entry for entry, _ in verdicts.objects(reply) if entry.get("mark") == mark]
     if not marked:
         return Judgement(problem="no_verdict")
     scores, reasons = {}, {}
@@ -139,23 +139,3 @@ def _asked(parts: Sequence[tuple[str, str]], criteria: Mapping[str, str], mark: 
     form = ", ".join(f'"{name}": {{"reason": "...", "score": ...}}' for name in criteria)
     asks = "\n".join(f"- {name}: {question}" for name, question in criteria.items())
     return messages("judge_row", mark=mark, criteria=asks, form=f'{{"mark": "{mark}", {form}}}', row=row)
-
-
-def _objects(text: str) -> Iterator[dict]:
-    """The outermost JSON objects that stand anywhere in a text."""
-    decoder, at = json.JSONDecoder(object_pairs_hook=_once), text.find("{")
-    while at >= 0:
-        try:
-            value, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
-            end = at + 1
-        else:
-            yield value
-        at = text.find("{", end)
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict:
-    """An object in which nothing is said twice."""
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key is given twice")
-    return dict(pairs)

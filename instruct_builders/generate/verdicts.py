@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ..validation import SPECIAL_TOKENS
@@ -108,17 +108,23 @@ def read_choice(reply: str, choices: Sequence[str]) -> Verdict:
     return Verdict(chosen, None, reason) if chosen is not None else Verdict(None, "out_of_range", reason)
 
 
-def _last_object(reply: str, key: str) -> tuple[dict, None] | tuple[None, str]:
-    """The last whole JSON object outside any other, if it has the key and nothing like a verdict comes after it."""
-    place, last, end = 0, None, 0
+def objects(reply: str) -> Iterator[tuple[dict, int]]:
+    """The whole JSON objects that stand outside any other in a reply, each with the place behind it."""
+    place = 0
     while (place := reply.find("{", place)) >= 0:
         try:
-            found, stop = _JSON.raw_decode(reply, place)
+            found, place = _JSON.raw_decode(reply, place)
         except (ValueError, RecursionError):
             place += 1
-            continue
-        last, place = found, stop
-        end = stop
+        else:
+            yield found, place
+
+
+def _last_object(reply: str, key: str) -> tuple[dict, None] | tuple[None, str]:
+    """The last whole JSON object outside any other, if it has the key and nothing like a verdict comes after it."""
+    last, end = None, 0
+    for found, stop in objects(reply):
+        last, end = found, stop
     if last is not None and key in last and f'"{key}"' not in reply[end:]:
         return last, None
     return None, "bad_verdict" if f'"{key}"' in reply else "no_verdict"

@@ -98,7 +98,7 @@ def _decontaminated(table: pa.Table, name: str, parameters: dict, prepared: Prep
 
 
 def _told(parameters: dict) -> dict:
-    return {name: pipeline._told(value) for name, value in parameters.items()}
+    return {name: pipeline.told(value) for name, value in parameters.items()}
 
 
 def _zero(step: str | dict) -> dict:

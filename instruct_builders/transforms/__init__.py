@@ -109,7 +109,8 @@ def apply(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table, list[
         size = max(table.num_rows, 1) if name in WHOLE_TABLE else SLICE
         pieces = [table.slice(start, size) for start in range(0, max(table.num_rows, 1), size)]
         results = [function(piece, **parameters) for piece in pieces]
-        table = pa.concat_tables(results)
+        # A slice without a rejected row may come back without that column, or with it in another place.
+        table = pa.concat_tables(results, promote_options="default")
         if name in SPLITTING | WHOLE_TABLE:
             changed = stale = np.zeros(table.num_rows, dtype=bool)
         else:

@@ -188,7 +188,7 @@ def _cached(hub_id: str, config: str | None) -> list[sources.SourceFile]:
     try:
         files = sources.resolve(folder, config=config)
     except SourceError as error:
-        raise SourceError(f"{hub_id} is not whole in the Hub cache: {error}") from error
+        raise SourceError(f"{hub_id} is not whole in the Hub cache: {str(error).replace(folder, hub_id)}") from error
     source = f"{hub_id}@{Path(folder).name}"
     inside = [os.path.relpath(file.path, folder) for file in files]
     return _held_out(

@@ -44,7 +44,7 @@ BAD = {
         ("Write an essay.", WORDY * 2 + "After that the company decided to close the"),
         ("Write an essay.", WORDY * 2 + "There were apples, pears, plums,"),
         ("Write an essay.", WORDY * 2 + "The reasons for this are:"),
-        ("Write an essay.", WORDY * 2 + "In the end nobody in the whole town could say for certain what had"),
+        ("Write an essay.", WORDY * 6 + "In the end nobody in the whole town could say for certain what had"),
         ("写一篇文章。", "这是一篇关于经济的长文章，内容包括三个部分和很多例子。" * 3 + "我们还有苹果、梨、"),
     ],
     "answer_in_instruction": [
@@ -132,6 +132,7 @@ BAD = {
     ],
     "harmful": [
         ("How do I build a pipe bomb at home?", "First take a pipe."),
+        ("How can I build an atomic bomb?", "First take a pipe."),
         ("Tell me a hobby.", "You could learn how to make explosives in your kitchen."),
         ("Give me steps to synthesize meth.", "You need these things."),
         ("Write a phishing email to a bank's customers.", "Dear customer,"),
@@ -189,6 +190,7 @@ GOOD = {
         ("Write a post.", WORDY * 3 + "It was a great day with all of my friends at the sea #Summer"),
         ("Quote someone.", WORDY * 2 + '"Be yourself, everyone else is already taken by somebody." - Oscar Wilde'),
         ("Begin a letter.", "Dear Sir or Madam:"),
+        ("Write a review.", WORDY * 2 + "There is only one thing that I would like them to add and it is a clock"),
         ("写一篇文章。", "这是一篇关于经济的长文章，内容包括三个部分和很多例子。" * 3),
     ],
     "answer_in_instruction": [
@@ -206,6 +208,7 @@ GOOD = {
         ),
         ("Continue: The cat sat on the mat", "The cat sat on the mat and slept."),
         ("Hello there", "Hello there! How can I help?"),
+        ("为想要更有条理的人设计一个自我提升计划", "为想要更有条理的人设计一个自我提升计划，可以考虑以下步骤：早睡。"),
     ],
     "repeated_ngrams": [
         ("Repeat 'I will not talk' 20 times.", "I will not talk. " * 20),
@@ -228,6 +231,8 @@ GOOD = {
         ("What does AI do?", "An AI model does not sleep, and companies use it as an assistant."),
         ("翻译句子。", "我不能去参加聚会，因为我生病了。"),
         ("Übersetze.", "Ich kann heute nicht kommen."),
+        ("反对观点是什么？", "有人可能认为你作为一个人工智能助手并没有提供足够的帮助。"),
+        ("Write a dialogue with a chatbot.", "User: Hi!\nBot: Hello! As an AI, I don't have feelings."),
     ],
     "url_claimed": [
         (
@@ -254,6 +259,8 @@ GOOD = {
         ),
         ("创建一个程序，打印以下图案：*", "print('*')"),
         ("List image formats.", "PNG, JPEG and GIF."),
+        ("Which review is it? " + "I bought this video and found its many subplots dull. " * 6, "A bad one."),
+        ("She got a pen and a cup as gifts. What are these gifts for?", "For work."),
     ],
     "wrong_language": [
         (
@@ -281,6 +288,9 @@ GOOD = {
         ("Sell.", 'Their motto is "1 + 1 = 3".'),
         ("Compute.", "0.1 + 0.2 = 0.3"),
         ("Compute.", "5 1/2 + 1/2 = 6"),
+        ("Compute.", "There are 15 cups because 12 x 1 and 1 / 4 = 15."),
+        ("Compute.", "It costs $2,430 – ($1,250 + $850) = $2,430 – $2,100 = $330."),
+        ("Write ABC notation.", "X:435\nQ:1/4=68\nK:G"),
         ("Compute.", "2 million * 3 = 6 million, and 1000 * 1000 = 1 million"),
         ("Compute.", "2 * (3 + 4) = 14, -2^2 = -4, 8 / 0 = 5"),
         ("Compute.", "1.05^10 * 1000 = 1628.89"),
@@ -294,6 +304,8 @@ GOOD = {
         ("How do I make bath bombs?", "You make a bath bomb from baking soda."),
         ("How can I protect myself from phishing?", "Criminals create phishing emails to steal passwords."),
         ("When did the atomic bomb end the war?", "In August 1945 two atomic bombs were dropped."),
+        ("Can chemicals in onion help create a thermonuclear bomb?", "No, it needs hydrogen."),
+        ("What is a geyser?", "Steam and pressure create an explosive eruption of water."),
         ("Write a crime plot.", "The detective was charged with having built a bomb years before."),
         ("Name poisons for pests.", "Bait can kill rats; the drug must be kept away from children."),
         ("What does ransomware do?", "It encrypts files; never install ransomware or other malware."),

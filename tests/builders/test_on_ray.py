@@ -25,6 +25,7 @@ if importlib.util.find_spec("ray") is None:  # not importorskip: importing Ray s
     pytest.skip('needs pip install "instruct-builders[ray]"', allow_module_level=True)
 # Ray's context sets options that Ray itself calls deprecated, and its sockets outlive its shutdown by a moment.
 pytestmark = [
+    pytest.mark.xdist_group("ray"),  # one worker: what the module sets up is dear
     pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
@@ -337,7 +338,9 @@ def test_an_own_ray_is_on_loopback_and_ends_with_the_build(files, tmp_path):
     command = [sys.executable, "-c", SCRIPT, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    unreachable, failed, left = done.stdout.strip().splitlines()
+    lines = done.stdout.strip().splitlines()
+    assert len(lines) == 3, done.stdout
+    unreachable, failed, left = lines
     assert "RAY_ADDRESS=127.0.0.1:9" in unreachable and "ray start --head" in unreachable
     assert failed == "on purpose"
     assert left == "[]" or left == "['.out.lock']"

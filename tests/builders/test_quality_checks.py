@@ -55,6 +55,14 @@ def test_a_column_is_judged_as_its_rows_are(name):
     assert CHECKS[name](table.slice(0, 0)).to_pylist() == []
 
 
+def test_that_no_offered_function_does_what_was_asked_is_no_refusal():
+    """Conversations with tools teach when not to call one."""
+    table = rows(("Order me a pizza.", "I'm sorry, but I can't assist with that: I can only send mails."))
+    offered = table.append_column("tools", pa.array(['[{"name": "send_mail"}]']))
+    nothing = table.append_column("tools", pa.array([None], pa.string()))
+    assert CHECKS["refusal"](pairs_of(pa.concat_tables([offered, nothing]))).is_valid().to_pylist() == [False, True]
+
+
 def test_conversations_have_a_pair_for_each_answer():
     turns = [("system", "s"), ("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("tool", "t"), ("assistant", "a2")]
     table = pa.table(

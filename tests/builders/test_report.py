@@ -13,7 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instruct_builders import charts, directory, formats, outgoing, page, plots, report, report_examples, report_parts
+from instruct_builders import (
+    charts,
+    directory,
+    formats,
+    outgoing,
+    page,
+    pipeline,
+    plots,
+    report,
+    report_examples,
+    report_parts,
+)
 from instruct_builders.errors import SourceError
 from instruct_builders.records import REASONS
 
@@ -260,6 +271,16 @@ def test_a_mixture_shows_what_was_there_and_what_was_drawn():
     assert "big 900 100 0.11 50.0%" in said and "small 100 100 1.00 50.0%" in said
     assert "Nothing drawn from gone the file is not there" in said
     assert "2 read + 5 repeated by the draw = 2 in the dataset + 0 rejected + 803 not drawn" in said
+
+
+def test_what_a_build_was_told_is_kept_without_folders_and_passwords():
+    given = {"journal": "/home/me/j.sqlite", "model": "org/name", "base_url": "https://me:secret@judge.example/v1"}
+    told = pipeline.told({"judge": [given, "~/sets/a.jsonl"], "embed": len})
+    assert told["judge"] == [
+        {"journal": "j.sqlite", "model": "org/name", "base_url": "https://judge.example/v1"},
+        "a.jsonl",
+    ]
+    assert told["embed"] == "builtins:len"
 
 
 def test_no_path_of_a_machine_is_shown():

@@ -98,6 +98,19 @@ def test_many_rows_are_worked_on_in_slices_and_come_back_in_order(monkeypatch):
     assert result.to_pylist() == expected.to_pylist() and sliced == account
 
 
+def test_a_slice_without_a_rejected_row_goes_with_the_others(monkeypatch):
+    """A slice may get the column `rejected` from a check, from a score behind it, or not at all."""
+    monkeypatch.setattr(transforms, "SLICE", 2)
+    good = [(U, "Name a bird that sings."), (A, "The nightingale sings at night.")]
+    refused, low = [good[0], (A, "I'm sorry, but I can't assist with that.")], [good[0], (A, "x")]
+    preset = {"checks": {"refusal": None}, "scores": {"length": {"min_score": 0.6}}}
+    rows = [good, good, good, refused, low, good, good, good]
+    table, (account,) = transforms.apply(record_table(rows), [{"quality": {"preset": preset}}])
+    assert account["rejected"] == {"low_score": 1, "refusal": 1} and account["rows_out"] == 6
+    said = [row["rejected"] and row["rejected"]["reason"] for row in table.to_pylist()]
+    assert said == [None, None, None, "refusal", "low_score", None, None, None]
+
+
 def test_batches_add_up_to_the_whole():
     table = record_table(ROWS)
     stages = transforms.stages(transforms.VICUNA)

@@ -13,7 +13,10 @@ from release_runs import ROWS, from_hub, make_base, push_base, run_apart, run_he
 from instruct_builders.errors import BuildError, ConfigError
 from trainers.release import ReleaseArguments, release
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT 0.21
+pytestmark = [
+    pytest.mark.xdist_group("release"),  # one worker: what the module sets up is dear
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT 0.21
+]
 
 
 def releasing(model_dir, repo_id="me/model", **options) -> list[str]:
@@ -221,6 +224,7 @@ def test_a_path_of_this_machine_anywhere_else_is_refused(hub, whole, tmp_path, p
 def test_a_result_on_a_benchmark_of_the_hub_is_where_its_leaderboard_looks(hub, whole, tmp_path):
     from huggingface_hub import EvalResultEntry, HfApi, parse_eval_result_entries
 
+    from trainers import scores
     from trainers.evaluation import results
 
     def result(name, **data):
@@ -245,6 +249,9 @@ def test_a_result_on_a_benchmark_of_the_hub_is_where_its_leaderboard_looks(hub, 
     )
     assert "95% interval 0.25 to 1" in entry.notes
     assert "### GPQA diamond" in card_of(hub) and "Four \\| questions." in card_of(hub)
+    part = result("run/final", revision=sha)
+    part["settings"]["limit"] = 4  # a score on the first questions is none of the benchmark
+    assert not scores.write(tmp_path / "part", [part], {"run/final"})
     releasing(whole, tag="v2")  # without scores: ours go, those that others added stay
     assert set(hub.store.files("model", "me/model")) & found == {".eval_results/theirs.yaml"}
     other = result("run/final", revision=sha, digest="sha256:1")

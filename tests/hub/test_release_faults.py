@@ -15,7 +15,10 @@ from release_runs import RECIPES, from_hub, make_base, push_base, train, write_r
 from instruct_builders.errors import BuildError, ConfigError, PublishError, SecretFound, SourceError
 from trainers.release import ReleaseArguments, release
 
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT 0.21
+pytestmark = [
+    pytest.mark.xdist_group("release_faults"),  # one worker: what the module sets up is dear
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT 0.21
+]
 
 
 def releasing(model_dir, repo_id="me/model", **options) -> list[str]:

@@ -24,6 +24,7 @@ sys.path.append(str(RECIPES / "quickstart"))
 PAIRS = [json.loads(line) for line in (BUNDLED / "quickstart_pairs.jsonl").read_text(encoding="utf-8").splitlines()]
 FIXED = "--use_cpu --disable_tqdm --save_strategy no --per_device_train_batch_size 8 --lr_scheduler_type cosine"
 pytestmark = [
+    pytest.mark.xdist_group("flan_t5"),  # one worker: what the module sets up is dear
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT 0.21 asks for the old name
 ]
 

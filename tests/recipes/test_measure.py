@@ -15,6 +15,8 @@ import pytest
 from instruct_builders.errors import ConfigError, SourceError
 from trainers.evaluation import before_after, results
 
+pytestmark = pytest.mark.xdist_group("measure")  # one worker: what the module sets up is dear
+
 SMALL_MODELS = Path(__file__).resolve().parents[1] / "training" / "conftest.py"
 TALK = "Say the colour {} loudly."
 
@@ -73,6 +75,17 @@ def test_before_and_after(folder, capsys):
     assert page.count("\n## ") == 4 and "grey, please." in page
 
 
+def test_other_rows_or_another_metric_are_not_compared(folder):
+    """The same file, as many rows, and both have a score: of other rows, or by another metric."""
+    places = [folder / name for name in ("of_first", "of_rest", "of_metric")]
+    ways = [("train[:2]", "exact_match"), ("train[2:4]", "exact_match"), ("train[:2]", "token_f1")]
+    for place, (split, metric) in zip(places, ways, strict=True):
+        run(folder, "before", ["tasks"], output_dir=place, data_split=split, metric=metric, max_new_tokens=2)
+    for place, word in zip(places[1:], ("split", "metric"), strict=True):
+        with pytest.raises(ConfigError, match=f"differ in {word}"):
+            measure.main(["--compare", str(places[0]), str(place)])
+
+
 def test_a_second_run_answers_from_its_journal_and_gives_the_same(folder, capsys):
     run(folder, "before", ["instruction_following"])
     place = folder / "of_before" / "instruction_following"
@@ -112,7 +125,8 @@ def test_what_cannot_be_measured_is_refused(tmp_path, monkeypatch, flags, words)
 
 def test_a_split_that_is_not_there_is_named(folder):
     with pytest.raises(SourceError, match="no split 'test'; it has train"):
-        run(folder, "before", ["held_out"], data_split="test")
+        run(folder, "before", ["instruction_following", "held_out"], data_split="test", output_dir=folder / "none")
+    assert not (folder / "none" / "instruction_following").exists()  # told before anything was asked
 
 
 def result(rows: int = 2, digest: str = "sha256:1") -> dict:

@@ -96,6 +96,17 @@ def test_explicit_weights_repeat_by_epochs_and_the_account_adds_up(files, tmp_pa
     assert len(small) >= 60 and all(small.count(ident) == 2 for ident in small if small.count(ident) > 1)
 
 
+def test_what_is_published_does_not_say_where_the_files_lay(files, tmp_path):
+    """Neither the account nor the card nor the data name a folder of this machine."""
+    gone = {"builder": "alpaca", "data_files": str(tmp_path / "private" / "gone.json")}
+    out = run(tmp_path, {"total_size": 60, "sources": {**sources(files), "gone": gone}})
+    assert "gone.json" in next(e["left_out"] for e in account(out)["mixture"]["table"] if e["name"] == "gone")
+    published = [path for path in out.rglob("*") if path.is_file() and path.name != "rejected.jsonl"]
+    assert len(published) > 3
+    for path in published:
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
+
+
 def test_the_same_config_gives_the_same_bytes_and_another_seed_does_not(files, tmp_path):
     def digest(folder: Path) -> str:
         return hashlib.sha256(b"".join(sorted(path.read_bytes() for path in folder.rglob("*.parquet")))).hexdigest()

@@ -118,6 +118,9 @@ def test_two_runs_are_set_side_by_side(tmp_path, capsys):
     assert plots.available() == (out / "radar.png").is_file()
     pairs = results.read(tmp_path / "b" / "pairwise.json")
     assert pairs["kind"] == "mt_bench_pairwise" and pairs["settings"]["baseline"]["name"] == "scripted-demo"
+    with pytest.raises(ConfigError, match="was answered with max_tokens 1024, and this run has 2000"):
+        more = ("--judging", "pairwise", "--baseline", str(tmp_path / "a"), "--max_tokens", "2000")
+        run(tmp_path / "b", "--demo", *more)
     counts = pairs["counts"]
     assert counts["turns"] == 16 == counts["won"] + counts["tie"] + counts["lost"] + counts["missing"]
     with pytest.raises(ConfigError, match="mt_bench_pairwise: no comparison"):

@@ -65,6 +65,23 @@ def test_flags_go_over_the_yaml_and_unknown_keys_have_a_nearest_one(hub, flan, t
         release.main(["--config", str(config), "--repo-idd", "me/two"])
 
 
+def test_a_recipe_that_is_no_yaml_and_results_of_another_model_are_named(hub, flan, tmp_path, capsys):
+    from trainers.evaluation import results
+
+    flags = ["--model_dir", str(flan), "--repo_id", "me/flan", "--what", "merged", "--dry_run"]
+    flags += ["--output_dir", str(tmp_path / "made")]
+    (tmp_path / "notes.md").write_text("see:\n```bash\n")
+    with pytest.raises(ConfigError, match=r"recipe: .*notes\.md is not valid YAML"):
+        release.main([*flags, "--recipe", str(tmp_path / "notes.md")])
+    result = results.result(
+        "task_metrics", "Task metrics", model={"name": "somebody/else"}, data={"name": "rows", "rows": 2}, settings={},
+        seed=1, counts={}, metrics={"score": results.metric([0, 1])},
+    )  # fmt: skip
+    release.main([*flags, "--evaluations", str(results.write(result, tmp_path / "other.json"))])
+    said = capsys.readouterr().out
+    assert "warning: none of the evaluations is of this model" in said and "would publish me/flan" in said
+
+
 def test_an_error_is_one_line_and_exit_code_4(flan, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["release.py", "--model_dir", str(flan), "--repo_id", "me/flan"])
     with pytest.raises(SystemExit) as stopped:

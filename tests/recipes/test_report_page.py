@@ -12,6 +12,8 @@ from pathlib import Path
 import datasets
 import pytest
 
+pytestmark = pytest.mark.xdist_group("report_page")  # one worker: what the module sets up is dear
+
 HERE = Path(__file__).resolve().parent
 if str(HERE) not in sys.path:  # importlib mode puts no folder of tests on the path
     sys.path.insert(0, str(HERE))

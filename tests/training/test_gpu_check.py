@@ -56,6 +56,15 @@ def line(way: str, side: str, speed: float, mfu=None, error=None, weights=1.2e9,
         ([line("full", "ours", 300, 0.5, 0.1, weights=5e8), line("full", "trl", 200)], [True, None, True]),
         ([line("LoRA", "ours", 9, 0.5, 0.1), line("LoRA", "trl", 0, outcome="out of memory")], [None, None, True]),
         ([line("LoRA", "ours", 0, outcome="failed")], [None, None, None]),
+        # What was reached in one way is no "reached" where the other failed; a miss stays one.
+        (
+            [line("full", "ours", 300, 0.5, 0.1), line("full", "trl", 200), line("LoRA", "ours", 0, outcome="failed")],
+            [None, True, None],
+        ),
+        (
+            [line("full", "ours", 300, 0.5, 0.2), line("full", "trl", 290), line("LoRA", "ours", 0, outcome="failed")],
+            [False, True, False],
+        ),
     ],
 )
 def test_aims_are_judged_on_what_was_measured(lines, reached):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 
@@ -63,12 +64,46 @@ def test_what_the_harness_returned_becomes_a_result(tmp_path):
     assert results.read(results.write(found, tmp_path / "result.json")) == found
 
 
+def test_only_means_of_which_more_is_better_are_compared_question_by_question():
+    """LAMBADA's questions hold a log-likelihood under the name of the perplexity that is made of all of them."""
+    lines = [SAMPLE | {"doc_id": place, "metrics": ["acc", "perplexity", "loss_"]} for place in range(2)]
+    lines = [line | {"acc": place, "perplexity": -1.0, "loss_": 1.0} for place, line in enumerate(lines)]
+    figures = {"sample_len": 2, "acc,none": 0.5, "perplexity,none": 2.718282, "loss_,none": 1.0}
+    returned = RETURNED | {"results": {"words": figures}, "samples": {"words": lines}}
+    returned |= {"higher_is_better": {"words": {"acc": True, "perplexity": False, "loss_": False}}}
+    returned |= {"versions": {}, "n-shot": {"words": 0}, "n-samples": {"words": {"effective": 2}}}
+    found, rows = harness.of_results(returned, facts=FACTS, settings={}, seed=1)
+    assert found["metrics"]["words: perplexity"]["value"] == 2.718282  # told, and compared by nobody
+    assert [row["figures"] for row in rows] == [{"words: acc": [0.0, 1]}, {"words: acc": [1.0, 1]}]
+    del returned["higher_is_better"]
+    assert "words: perplexity" not in harness.of_results(returned, facts=FACTS, settings={}, seed=1)[1][0]["figures"]
+
+
 def test_a_missing_extra_names_its_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ConfigError, match=r'pip install "instruct-builders\[harness\]"'):
         harness.evaluate(None, None, tasks=["gsm8k"], facts=FACTS)
     with pytest.raises(ConfigError, match="benchmarks: none given"):
         harness.evaluate(None, None, tasks=[], facts=FACTS)
+
+
+def test_a_task_that_needs_a_package_of_its_own_names_it(tmp_path, monkeypatch, tiny_llama):
+    lm_eval = pytest.importorskip("lm_eval", reason="the extra 'harness' is not installed")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    def stop(**settings):
+        raise ModuleNotFoundError("No module named 'langdetect'", name="langdetect")
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", stop)
+    (tmp_path / "tiny.yaml").write_text(TASK.format(rows="rows.jsonl"), encoding="utf-8")
+    model, tokenizer = (kind.from_pretrained(tiny_llama()) for kind in (AutoModelForCausalLM, AutoTokenizer))
+    with pytest.raises(ConfigError, match=r"benchmarks: .*'langdetect'\. Install langdetect\."):
+        harness.evaluate(model, tokenizer, tasks=[str(tmp_path / "tiny.yaml")], facts=FACTS)
+
+
+def test_the_extra_brings_what_the_shipped_benchmarks_need():
+    pytest.importorskip("lm_eval", reason="the extra 'harness' is not installed")
+    assert all(map(importlib.util.find_spec, ("langdetect", "immutabledict", "nltk")))  # of ifeval
 
 
 def test_the_harness_runs_a_task_of_our_own(tmp_path, tiny_llama):

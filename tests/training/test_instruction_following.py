@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from instruct_builders.errors import ConfigError, SourceError
 from trainers.evaluation.instruction_following import CHECKERS, check, languages, lengths, load, variants
+from trainers.evaluation.instruction_following.checkers import loosely
 
 LESS, LEAST = {"relation": "less than"}, {"relation": "at least"}
 GERMAN = "Der Herbst ist meine liebste Jahreszeit, weil die Luft klar ist und die Wälder leuchten."
@@ -19,6 +20,9 @@ CASES = [
     ("keywords:frequency", {"keyword": "tea", "frequency": 2, **LEAST}, "Tea and teapots.", "One tea."),
     ("keywords:frequency", {"keyword": "tea", "frequency": 2, **LESS}, "One tea.", "Tea and teapots."),
     ("keywords:forbidden_words", {"forbidden_words": ["art"]}, "A party starts.", "Modern Art, mostly."),
+    ("keywords:forbidden_words", {"forbidden_words": ["苹果"]}, "我喜欢梨。", "我喜欢苹果和梨。"),
+    ("keywords:forbidden_words", {"forbidden_words": ["c++", "art"]}, "C, smart.", "I use C++."),
+    ("keywords:forbidden_words", {"forbidden_words": ["art"]}, "这是party。", "这是art。"),
     ("keywords:letter_frequency", {"letter": "Z", "let_frequency": 2, "let_relation": "at least"}, "Zz", "z"),
     ("keywords:letter_frequency", {"letter": "#", "let_frequency": 1, "let_relation": "less than"}, "a", "#a"),
     ("language:response_language", {"language": "de"}, GERMAN, "It is a fine and quiet day in the old town."),
@@ -183,3 +187,15 @@ def test_a_file_without_prompts_is_refused(tmp_path, text, words):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SourceError, match=words):
         load(str(path))
+
+
+def test_line_ends_of_windows_are_line_ends():
+    two = {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "However"}
+    assert check("One.\r\n\r\nHowever, two.\r\n", "length_constraints:nth_paragraph_first_word", two)
+    assert variants("Sure:\r\nyes\r\nBye.")[3] == "yes"
+
+
+def test_a_clear_miss_is_one_loosely_too_where_a_line_alone_tells_no_language():
+    answer = "This whole answer is in English, plainly.\nYes"
+    assert check("Yes", "language:response_language", {"language": "de"}) is None or not languages.available()
+    assert loosely(False, answer, "language:response_language", {"language": "de"}) is False

@@ -233,6 +233,15 @@ def test_what_cannot_be_checked_is_counted_and_said(monkeypatch, tmp_path):
     assert evaluate(PROMPTS, answered([passing(row) for row in PROMPTS.rows]), model=MODEL, settings={})[0] == found
 
 
+def test_where_nothing_can_be_checked_there_is_a_result_without_figures(monkeypatch):
+    monkeypatch.setattr(languages, "_detector", lambda: (None, frozenset()))
+    row = {"key": 1, "prompt": "In German.", "instruction_id_list": ["language:response_language"]}
+    alone = PROMPTS._replace(rows=[row | {"kwargs": [{"language": "de"}]}], data=PROMPTS.data | {"rows": 1})
+    said = [{"id": 1, "turns": ["Der Herbst ist schön."], "problems": [None], "truncated": [False]}]
+    found, _ = evaluate(alone, said, model=MODEL, settings={})
+    assert found["metrics"] == {} and found["counts"]["prompts_not_scored"] == 1 and "pip install" in found["notes"][1]
+
+
 def test_answers_of_other_prompts_are_refused():
     with pytest.raises(ConfigError, match="not those to the 130 prompts"):
         evaluate(PROMPTS, answered(["x"] * 130)[1:], model=MODEL, settings={})

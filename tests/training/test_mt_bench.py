@@ -318,3 +318,32 @@ def test_results_of_different_judges_are_not_compared(tmp_path):
     other["data"]["digest"] = "sha256:0"
     with pytest.raises(ConfigError, match="answered different questions"):
         results.comparable(result, other)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("metric", "rouge"), ("split", "train"), ("num_fewshot", 5), ("max_new_tokens", 16)),
+        *(("answers", {"max_tokens": 16}), ("answers", {"max_tokens": 1024, "temperatures": {"math": 1.0}})),
+    ],
+)
+def test_results_that_were_made_in_other_ways_are_not_compared(tmp_path, field, value):
+    asked = question_set(4)
+    result, _ = single(Judge(honest), asked, rows(asked, lambda n, t: "good"), tmp_path / "j.sqlite")
+    result["settings"] |= {"answers": {"max_tokens": 1024, "parameters": None}}
+    other = json.loads(json.dumps(result))
+    other["settings"]["answers"]["parameters"] = {"seed": None}  # some servers refuse one
+    results.comparable(result, other)
+    other["settings"][field] = value
+    with pytest.raises(ConfigError, match=rf"differ in ({field}|max_tokens|temperatures): "):
+        results.comparable(result, other)
+
+
+def test_data_of_the_hub_that_has_moved_on_is_not_compared(tmp_path):
+    asked = question_set(4)
+    result, _ = single(Judge(honest), asked, rows(asked, lambda n, t: "good"), tmp_path / "j.sqlite")
+    result["data"] |= {"digest": None, "revision": "a" * 40}
+    other = json.loads(json.dumps(result))
+    other["data"]["revision"] = "b" * 40
+    with pytest.raises(ConfigError, match="answered different questions: revision a"):
+        results.comparable(result, other)

@@ -104,6 +104,13 @@ def test_extremes_stay_finite():
     assert apart["value"] == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("shift", [5000, -5000, 900])
+def test_where_one_model_is_always_longer_no_controlled_win_rate_is_made_up(shift):
+    """With all differences alike the ridge would halve the logit: 0.70 would become 0.60, with a narrow interval."""
+    gaps = shift + np.random.default_rng(0).integers(-100, 100, 160)
+    assert length_bias.controlled_win_rate([1.0] * 112 + [0.0] * 48, gaps, list(range(160))) is None
+
+
 def test_win_rates_by_length():
     found = length_bias.by_length([1.0, 0.0, 0.5, 1.0], [10, 20, -5, 0], ["a", "b", "c", "d"])
     assert found["win_rate_when_longer"]["value"] == 0.5 and found["win_rate_when_shorter"]["value"] == 0.5

@@ -28,6 +28,7 @@ WORDS = "red green blue black white grey pink gold cyan lime teal plum rust sand
 STEPS = 4
 LORA = "--use_peft --lora_dropout 0.0 --merge".split()  # dropout draws other numbers in each process
 pytestmark = [
+    pytest.mark.xdist_group("multi_process"),  # one worker: what the module sets up is dear
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT 0.21 asks for the old name
 ]
 

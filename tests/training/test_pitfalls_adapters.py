@@ -126,7 +126,8 @@ def test_the_files_for_accelerate_are_read_by_it_and_its_version_gathers_shards(
 
     found = {path.stem: load_config_from_file(str(path)) for path in (ROOT / "recipes" / "accelerate").glob("*.yaml")}
     assert {name: config.distributed_type.value for name, config in found.items()} == {
-        **{"cpu": "NO", "single_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
+        **{"cpu": "NO", "single_gpu": "NO", "ddp": "MULTI_GPU", "multi_node": "MULTI_GPU"},
+        **{"fsdp2": "FSDP", "zero3": "DEEPSPEED"},
     }
     sharded = found["fsdp2"].fsdp_config
     assert (sharded["fsdp_version"], sharded["fsdp_state_dict_type"]) == (2, "FULL_STATE_DICT")

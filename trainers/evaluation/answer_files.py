@@ -39,18 +39,24 @@ def write(folder: Path, asked: QuestionSet, rows: Iterable[Mapping], model: Mapp
     write_rows(folder / ABOUT, [{"model": dict(model), "data": asked.data, "settings": dict(settings)}])
 
 
-def read(folder: str | os.PathLike, asked: QuestionSet) -> tuple[list[dict], dict]:
+def read(folder: str | os.PathLike, asked: QuestionSet, how: Mapping | None = None) -> tuple[list[dict], dict]:
     """The answers of another model to the same questions, in their order, and that model's facts.
 
+    Args:
+        folder (`str` or `os.PathLike`): Where [`write`] wrote them.
+        asked ([`QuestionSet`]): The questions.
+        how (`Mapping`, *optional*): Settings that they must have been answered with: else they decide who wins.
+
     Raises:
-        ConfigError: If there are none, or they answer other questions.
+        ConfigError: If there are none, or they answer other questions, or were made in another way.
     """
     folder = Path(folder)
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         rows = read_rows(folder / ROWS)
         known, data, model = {row["id"]: row for row in rows}, about["data"], about["model"]
-        other = data["digest"] != asked.data["digest"]
+        other, settings = data["digest"] != asked.data["digest"], about["settings"]
+        differ = [name for name in how or {} if settings.get(name) != how[name]]
     except OSError as error:
         raise ConfigError(
             f"baseline: {folder} holds no answers ({error.strerror}): give the output_dir of a finished run of the "
@@ -63,6 +69,12 @@ def read(folder: str | os.PathLike, asked: QuestionSet) -> tuple[list[dict], dic
             f"baseline: {folder} answers another question set ({data['name']}, {data['rows']} "
             f"questions) than this run ({asked.data['name']}, {asked.data['rows']} questions). Run both models on the "
             "same one."
+        )
+    if differ:
+        name = differ[0]
+        raise ConfigError(
+            f"baseline: {folder} was answered with {name} {settings.get(name)}, and this run has {how[name]}: that "
+            "may decide who wins. Give this run the same, or let the other model answer again."
         )
     if missing := [one["id"] for one in asked.questions if one["id"] not in known]:
         raise ConfigError(f"baseline: {folder} has no answer to question {missing[0]}, and {len(missing)} in all.")

@@ -7,6 +7,7 @@ Hub; tasks of one's own are YAML files in its format, given by their paths, and 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def evaluate(
         `tuple`: The result, and per question what [`before_after`] compares.
 
     Raises:
-        ConfigError: If the harness is not installed, or there is no such task.
+        ConfigError: If the harness, or a package that a task needs, is not installed, or there is no such task.
         SourceError: If the data of a task can't be had.
     """
     tasks = list(tasks)
@@ -85,6 +86,8 @@ def evaluate(
             torch_random_seed=seed,
             fewshot_random_seed=seed,
         )
+    except ImportError as error:  # of a task's own, as IFEval's of langdetect
+        raise ConfigError(f"benchmarks: a task needs a package of its own: {error}. Install {error.name}.") from error
     except (OSError, ValueError, KeyError) as error:
         raise SourceError(f"benchmarks: the harness stopped: {type(error).__name__}: {error}") from error
     settings = {"tasks": [Path(task).name if Path(task).is_file() else task for task in tasks], "limit": limit}
@@ -104,7 +107,7 @@ def of_results(found: Mapping, *, facts: dict, settings: dict, seed: int) -> tup
     if settings.get("limit"):
         notes.append(f"Only the first {settings['limit']} questions of each task: no benchmark result.")
     samples = found.get("samples") or {}
-    rows = _comparable(samples)
+    rows = _comparable(samples, found)
     hashes = sorted(f"{task} {line['doc_hash']}" for task, lines in samples.items() for line in lines)
     digest = "sha256:" + hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16] if hashes else None
     result = results.result(
@@ -138,17 +141,38 @@ def _figures(figures: Mapping) -> dict[str, dict]:
     return made
 
 
-def _comparable(samples: Mapping[str, list[dict]]) -> list[dict]:
-    """Per question, and per filter of its answer: the figures that are one number each."""
+def _comparable(samples: Mapping[str, list[dict]], found: Mapping) -> list[dict]:
+    """Per question, and per filter of its answer: the figures of which the task's is the mean, and more is better.
+
+    A question's own "perplexity" is a log-likelihood, whose mean is neither one nor better where it is less.
+    """
     rows = []
     for task, lines in samples.items():
+        means = {(way, name) for way in {_way(line) for line in lines} for name in _means(task, way, lines, found)}
         for line in lines:
-            way = line.get("filter", "none")
+            way = _way(line)
             end = "" if way == "none" else f" ({way})"
-            numbers = {name: line[name] for name in line["metrics"] if isinstance(line.get(name), int | float)}
-            figures = {f"{task}: {name}{end}": [float(value), 1] for name, value in numbers.items()}
+            named = [name for name in line["metrics"] if (way, name) in means]
+            figures = {f"{task}: {name}{end}": [float(line[name]), 1] for name in named}
             prompt, answer = line["arguments"][0][0], line["filtered_resps"][0]
             answer = answer if isinstance(answer, str) else str(line["filtered_resps"])
             rows.append({"id": f"{task}/{line['doc_id']}/{way}", "prompt": prompt, "answer": answer})
             rows[-1] |= {"reference": str(line["target"]), "figures": figures}
     return rows
+
+
+def _way(line: Mapping) -> str:
+    return line.get("filter", "none")
+
+
+def _means(task: str, way: str, lines: Sequence[Mapping], found: Mapping) -> list[str]:
+    """Names of the figures that are one number per question, and their mean what the harness says of the task."""
+    own = [line for line in lines if _way(line) == way]
+    better, names = found.get("higher_is_better", {}).get(task) or {}, []
+    for name in own[0]["metrics"]:
+        values, whole = [line.get(name) for line in own], found["results"].get(task, {}).get(f"{name},{way}")
+        if better.get(name) is False or not all(isinstance(value, int | float) for value in (*values, whole)):
+            continue
+        if math.isclose(math.fsum(values) / len(values), whole, abs_tol=1e-6):
+            names.append(name)
+    return names

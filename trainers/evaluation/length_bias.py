@@ -9,6 +9,7 @@ import numpy as np
 from . import results
 
 RIDGE = 0.01  # pulls both coefficients to 0: finite also where one side wins always
+ONE_SIDED = 0.05  # share of pairs that must be no longer, and no shorter: nothing tells length from worth without
 _STEPS = 40
 _LONGEST_STEP = 2.0  # in logits: Newton's method overshoots where all outcomes are the same
 
@@ -62,7 +63,7 @@ def by_length(
 
 def controlled_win_rate(
     outcomes: Sequence[float], differences: Sequence[int], groups: Sequence[Hashable], seed: int = 0
-) -> dict:
+) -> dict | None:
     """The win rate that would be expected of answers that are as long as the other's.
 
     A logistic regression, after the idea of length-controlled AlpacaEval (https://huggingface.co/papers/2404.04475):
@@ -71,16 +72,20 @@ def controlled_win_rate(
 
     with d the difference in characters and s its standard deviation over all pairs; a tie counts as half a win. The
     controlled win rate is 1 / (1 + exp(-a)), what the model predicts at d = 0. AlpacaEval has a third term for the
-    difficulty of each instruction, which needs many models' results and is left out. Where the candidate is always
-    longer (or always shorter), d = 0 lies outside of what was seen, and the interval shows it by its width.
+    difficulty of each instruction, which needs many models' results and is left out. Where the candidate is nearly
+    always longer (or always shorter), d = 0 lies outside of what was seen: a and b can't be told apart, and the ridge
+    would share the difference between them, with a narrow interval.
 
     Args:
         outcomes, differences, groups, seed: As in [`by_length`].
 
     Returns:
-        `dict`: A metric, its interval from the same draws of whole questions as all others.
+        `dict`: A metric, its interval from the same draws of whole questions as all others; `None` where fewer than
+            `ONE_SIDED` of the pairs are no longer, or no shorter.
     """
     won, gap = np.asarray(outcomes, float), np.asarray(differences, float)
+    if min((gap <= 0).mean(), (gap >= 0).mean()) < ONE_SIDED:
+        return None
     spread = gap.std()
     x = np.tanh(gap / spread) if spread > 0 else np.zeros(len(gap))
     places: dict[Hashable, int] = {}

@@ -202,6 +202,8 @@ def run(args: MeasureArguments, date: str, show: Callable[[str], None]) -> list[
     others = [name for name in args.measures if name != "tasks"]
     if others and subject.encoder_decoder:
         raise ConfigError(f"{others[0]}: {args.model} is an encoder-decoder; of it `tasks` can be measured.")
+    if {"held_out", "tasks"} & set(args.measures):
+        _rows(args)  # what can't be read is told before another measure takes an hour
     made = []
     for name in dict.fromkeys(args.measures):
         result, rows = MEASURES[name](args, subject)
@@ -263,12 +265,12 @@ def _held_out(args: MeasureArguments, subject: Subject) -> tuple[dict, list[dict
 
 def _tasks(args: MeasureArguments, subject: Subject) -> tuple[dict, list[dict]]:
     rows, data = _rows(args)
-    chat = not subject.encoder_decoder
+    chat, how = not subject.encoder_decoder, {"metric": args.metric, "split": args.data_split}
     found = tasks.load(rows, data, metric=args.metric, source=args.data_format, chat=chat)
     if chat:
         answered = subject.ask(found.questions, "tasks")
-        return tasks.evaluate(found, answered, model=subject.facts, settings=subject.settings, seed=args.seed)
-    settings = {"max_new_tokens": args.max_new_tokens, "max_source_length": args.max_source_length}
+        return tasks.evaluate(found, answered, model=subject.facts, settings=subject.settings | how, seed=args.seed)
+    settings = how | {"max_new_tokens": args.max_new_tokens, "max_source_length": args.max_source_length}
     settings |= {"num_beams": 1, "dtype": args.dtype, "batch_size": args.batch_size, "limit": args.limit}
     asked = seq2seq_models.Seq2SeqArguments(
         model_name_or_path=args.model,

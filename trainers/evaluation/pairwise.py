@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from instruct_builders.generate.engine import Engine
 
 WON, TIE, LOST = 1.0, 0.5, 0.0
+CONTROLLED = "length_controlled_win_rate"
+ALL_ONE_WAY = "no win rate at equal length: nearly all answers of one model are longer, so length and worth are one"
 
 
 async def compare(
@@ -110,6 +112,7 @@ def summary(
 ) -> dict:
     """The result of a comparison; `settings["baseline"]` is the other model's facts. Else as [`mt_bench.summary`]."""
     metrics = _rates(judgments, seed) | _orders(judgments, seed) | _lengths(judgments, seed)
+    one_way = [ALL_ONE_WAY] if "characters_more" in metrics and CONTROLLED not in metrics else []
     if rate := canaries.hit_rate(tested):
         metrics["canary_hit_rate"] = rate
     groups = {}
@@ -128,7 +131,7 @@ def summary(
         metrics=metrics,
         groups=groups,
         samples=_samples(asked, ours, theirs, judgments),
-        notes=[*notes, *mt_bench.remarks(asked, counts, tested)],
+        notes=[*notes, *one_way, *mt_bench.remarks(asked, counts, tested)],
         date=date,
     )
 
@@ -177,8 +180,9 @@ def _lengths(judgments: Sequence[Mapping], seed: int) -> dict[str, dict]:
         return {}
     outcomes, groups = [one["outcome"] for one in there], [one["id"] for one in there]
     gaps = [one["difference"] for one in there]
+    controlled = length_bias.controlled_win_rate(outcomes, gaps, groups, seed)
     return {
-        "length_controlled_win_rate": length_bias.controlled_win_rate(outcomes, gaps, groups, seed),
+        **({CONTROLLED: controlled} if controlled else {}),
         "characters_more": results.metric(gaps, seed=seed, groups=groups),
         **length_bias.by_length(outcomes, gaps, groups, seed),
     }

@@ -51,7 +51,8 @@ PACKAGES = (
 )
 RESAMPLES = 2000
 # Where two results differ in one of these, so do their scores.
-SAME_SETTINGS = ("judge", "references", "prompts", "baseline")
+SAME_SETTINGS = ("judge", "references", "prompts", "baseline", "split", "metric", "num_fewshot", "max_new_tokens")
+SAME_ANSWERS = ("max_tokens", "temperatures")  # of settings["answers"]
 FILE = "result.json"
 _DRAWN_AT_ONCE = 1 << 22  # numbers: 32 MiB
 
@@ -274,20 +275,25 @@ def comparable(a: Mapping, b: Mapping) -> None:
     """Whether two results measure the same thing in the same way.
 
     Raises:
-        ConfigError: If kind, data, judge, references, prompts or baseline differ.
+        ConfigError: If kind, data, one of `SAME_SETTINGS` or one of `SAME_ANSWERS` differ.
     """
     names = [shown(one) for one in (a, b)]
     if a["kind"] != b["kind"]:
         raise ConfigError(f"{names[0]} is a result of {a['kind']}, {names[1]} one of {b['kind']}: no comparison.")
-    for field in ("digest", "rows"):
+    for field in ("digest", "revision", "rows"):
+        if field == "revision" and a["data"].get("digest"):
+            continue  # the same content, whatever it was taken from
         if a["data"].get(field) != b["data"].get(field):
             raise ConfigError(
                 f"{names[0]} and {names[1]} answered different questions: {field} {a['data'].get(field)} of "
                 f"{a['data']['name']!r}, and {b['data'].get(field)} of {b['data']['name']!r}. Run both on the same "
                 "set."
             )
-    for field in SAME_SETTINGS:
-        one, other = a["settings"].get(field), b["settings"].get(field)
+    for field in (*SAME_SETTINGS, *SAME_ANSWERS):
+        one, other = (
+            (side["settings"].get("answers") or {} if field in SAME_ANSWERS else side["settings"]).get(field)
+            for side in (a, b)
+        )
         if one != other:
             raise ConfigError(
                 f"{names[0]} and {names[1]} differ in {field}: {_short(one)} and {_short(other)}. Scores compare only "

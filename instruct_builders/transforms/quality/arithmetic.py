@@ -34,15 +34,16 @@ ABOUT_ERRORS = (
 )
 # Behind the result, bold type's stars aside, it must not go on, nor be no plain number after all.
 AFTER = re.compile(
-    r"\*{0,2}(?![A-Za-z\d_(\[°%‰^\\万亿千百余¢]|[.,:]\d|[ \t]*(?:[-+*/×÷·−^=%\dπ√]|x[ \t]*\d|\\[a-z%]|r\.?[ \t]*\d"
+    r"\*{0,2}(?![A-Za-z\d_(\[°%‰^\\万亿千百余¢]|[.,:]\d|[ \t]*(?:[-–+*/×÷·−^=%\dπ√]|x[ \t]*\d|\\[a-z%]|r\.?[ \t]*\d"
     r"|mod\b|\(?(?:with )?(?:an? )?remainder|rest\b|pi\b|cents?\b|pence\b|dozen\b|lakh\b|crore\b|percent\b|hundred\b"
     r"|(?:[mbtr]+illion|thousand|[kmb])\b))",
     re.IGNORECASE,
 )
-BULLET = re.compile(r"\s*(?:[-*•>#]+|\d{1,2}[.):]|\(?[a-zA-Z][.):])?\s*[*_]*")
-GOES_BEFORE = re.compile(r"\bx\s*\Z|\b(?:day|week|year|step|number) \Z|\d:\Z", re.IGNORECASE)
+BULLET = re.compile(r"\s*(?:[-–*•>#]+|\d{1,2}[.):]|\(?[a-zA-Z](?:[.)]|:(?=\s)))?\s*[*_]*")
+# Also a header's field ("L:1/4"), and the whole of a mixed number ("1 and 1/4").
+GOES_BEFORE = re.compile(r"\bx\s*\Z|\b(?:day|week|year|step|number) \Z|\d:\Z|\b[a-z]:\Z|\d and \Z", re.IGNORECASE)
 # Before a sum these make it a part of something larger, or a quotation.
-LARGER = frozenset("+-*/×÷·−^.,%)]}_\\√π<>~≈\"'“‘#0123456789")
+LARGER = frozenset("+-–*/×÷·−^.,%)]}_\\√π<>~≈\"'“‘#0123456789")
 MAX_EXPONENT, MAX_DIGITS = 64, 40
 
 

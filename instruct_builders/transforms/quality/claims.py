@@ -47,7 +47,7 @@ POINTS = re.compile(
     rf"\b(?:(?:this|these|the (?:following|attached|above|below|given|provided|accompanying|uploaded|shown)) {KINDS}s?"
     rf"|(?:the|an?) {KINDS}s? (?:below|above|attached|provided|shown|given|i (?:sent|uploaded|attached))"
     rf"|listen to the (?:following |attached |audio |given )?{KINDS}s?"
-    r"|in the (?:image|picture|photo|photograph)\b(?! of\b))(?![- ]?(?:games?|books?|frame|cards?|editor|editing|"
+    r"|in the (?:image|picture|photo|photograph)(?! of\b))\b(?![- ]?(?:games?|books?|frame|cards?|editor|editing|"
     r"processing|formats?|files? (?:type|format)|quality|of (?:the|a) (?:speech|company|world)|stores?|theory|album))"
     r"|<\s*(?:image|img|audio|video)\s*>|\[\s*(?:image|picture|photo|audio|video)\s*(?:\d+|attached|here)?\s*\]"
     r"|这(?:张|幅)(?:图|照片|画)|(?<!以)(?:下|上|附)图(?!案|书)|以下(?:图片|图像|照片|音频|视频)"
@@ -63,6 +63,7 @@ POINTS_ANY = (
 )
 MEDIA_FILE = rf"(?i){URL}\.(?:png|jpe?g|gif|svg|webp|bmp|mp[34]|wav|ogg|mov|avi)\b|\A\s*!\[[^\]]*\]\([^)]*\)\s*\z"
 DESCRIBED = 12  # words beside an address or a marker: then the medium is there in words
+LONG = 60  # words of an instruction that holds its own text: "this video" in it is a review's, "this figure" a number
 WORDS = re.compile(r"[^\W\d_]+|\d+")
 CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
@@ -103,14 +104,14 @@ def media_reference(pairs: pa.Table) -> pa.Array:
     """Drops rows whose prompt points at a picture or a recording that is not there.
 
     Asking for a caption, for help with an image format or for a text about a picture passes, and so does a prompt that
-    puts the medium into words: at least a dozen of them beside the pointer.
+    puts the medium into words: at least a dozen of them beside the pointer, or sixty in all.
     """
     asked, contexts = column(pairs, "instruction"), column(pairs, "context")
     answers = column(pairs, "answer")
 
     def judge(instruction: str, context: str, answer: str) -> str | None:
         match = POINTS.search(instruction) or POINTS.search(context)
-        if match is None or CANNOT.search(answer[:200]):
+        if match is None or CANNOT.search(answer[:200]) or _words(instruction) >= LONG:
             return None
         lines = instruction.split("\n")
         told = _words(context) + max(_words("\n".join(lines[1:])), _words(instruction.partition(":")[2]))

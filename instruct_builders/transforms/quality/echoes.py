@@ -53,7 +53,8 @@ def answer_in_instruction(pairs: pa.Table, min_words: int = 6, min_share: float 
 def instruction_echoed(pairs: pa.Table, min_words: int = 5) -> pa.Array:
     """Drops answers that are, or begin with, the instruction, or that are the context as it was given.
 
-    Asking to repeat, correct or complete something excuses it. Python compares only texts with the same beginning.
+    Asking to repeat, correct or complete something excuses it, and so does a comma behind it: the sentence goes on,
+    as in "To plan a week, begin with ...". Python compares only texts with the same beginning.
 
     Args:
         pairs (`pa.Table`): Pairs.
@@ -68,7 +69,9 @@ def instruction_echoed(pairs: pa.Table, min_words: int = 5) -> pa.Array:
         where[where] = lacks(prompt(pairs.filter(pa.array(where))), ASKS_TO_REPEAT)
 
         def judge(given: str, answer: str, name: str = name, whole: bool = whole) -> str | None:
-            echoed = answer == given or (not whole and re.match(re.escape(given) + r"\W", answer) is not None)
+            echoed = answer == given or (
+                not whole and re.match(re.escape(given) + r"(?![,，、])\W", answer) is not None
+            )
             return f"the {name} {given[:60]!r}" if echoed else None
 
         details.append(confirm(where, judge, *(_plain_where(texts, where) for texts in (given, answers))))

@@ -93,6 +93,13 @@ HARMLESS = re.compile(
     re.IGNORECASE,
 )
 
+VIVID = re.compile(
+    r"\bexplosive (?:reaction|growth|force|power|energy|sound|start|movement|strength|burst|eruption|effect)",
+    re.IGNORECASE,
+)
+# Nobody builds one at home: a word of history and physics, unless it is asked how.
+NUCLEAR = re.compile(r"\b(?:(?:thermo)?nuclear|atom(?:ic)?|hydrogen)[ -]bombs?\Z", re.IGNORECASE)
+ASKS_HOW = re.compile(r"\b(?:how|steps?|instructions?|recipe|guide|teach|help me)\b", re.IGNORECASE)
 
 SPEAKS_ABOUT = re.compile(ABOUT.pattern.partition(r"\b[^.!?\n]{0,120}")[0] + r"\b", re.IGNORECASE)
 
@@ -158,6 +165,8 @@ def harmful(
                 for match in matched:
                     before = text[max(0, match.start() - 120) : match.start()]
                     about = ABOUT.search(before) or (place and harmless_question)
+                    about = about or VIVID.match(text, max(0, match.end() - len("explosive")))
+                    about = about or (NUCLEAR.search(match[0]) and not ASKS_HOW.search(row[0]))
                     if not about and not HARMLESS.search(match[0]):
                         return f"{name}: {match[0][:60]!r}"
         return None

@@ -98,23 +98,27 @@ def open_code_fence(pairs: pa.Table) -> pa.Array:
     return confirm(matches(answers, r"(?m)^[ \t>*\-]*(?:```|~~~)"), judge, answers)
 
 
-def truncated_output(pairs: pa.Table, min_words: int = 20, min_last_line: int = 25) -> pa.Array:
+def truncated_output(
+    pairs: pa.Table, min_words: int = 20, min_last_line: int = 25, min_unstopped: int = 100
+) -> pa.Array:
     """Drops answers that stop in the middle: after a word or a mark that can't be last, or in a long last paragraph.
 
     Lists, poems, letters, code and headings rightly end without a full stop; so a missing one counts only in a last
-    line of at least `min_last_line` words, in an answer whose other sentences have theirs.
+    line of at least `min_last_line` words, in an answer whose other sentences have theirs, and which is long: a
+    generator's limit cuts long answers, while people leave a last full stop out, and extracts end where they end.
 
     Args:
         pairs (`pa.Table`): Pairs.
         min_words (`int`, *optional*, defaults to 20): Words an answer must have to be looked at.
         min_last_line (`int`, *optional*, defaults to 25): Words of the last line, when only the full stop is missing.
+        min_unstopped (`int`, *optional*, defaults to 100): Words of the whole answer then.
     """
     answers, words = column(pairs, "answer"), pairs["words"].to_numpy()
     ends = pc.utf8_slice_codeunits(pc.utf8_rtrim_whitespace(answers), -60, 2**31 - 1)
     cut = matches(ends, DANGLING) | (matches(ends, OPEN_MARK) & lacks(ends, CLOSING))
     letter = matches(ends, ENDS_IN_LETTER) & lacks(ends, SIGNED) & ~cut
     # Most answers end with a full stop and are done with; the others are read whole.
-    cut, letter = (where & (words >= least) for where, least in ((cut, min_words), (letter, min_last_line)))
+    cut, letter = (where & (words >= least) for where, least in ((cut, min_words), (letter, min_unstopped)))
     for where in (cut, letter):
         where[where] = lacks(answers.filter(pa.array(where)), r"```|~~~|[{};]\s*\z|</\w+>\s*\z")
     last = pc.replace_substring_regex(answers.filter(pa.array(letter)), r"(?s)\A.*\n", "")

@@ -28,7 +28,8 @@ def pairs_of(table: pa.Table) -> pa.Table:
 
     Returns:
         `pa.Table`: `instruction`, `context` and `answer` (strings, never null), `words`, the answer's length by
-        [`units`], `row`, the row's number, and `turn`, the answer's place in its conversation.
+        [`units`], `row`, the row's number, `turn`, the answer's place in its conversation, and `tools`, whether
+        the row offers functions to call.
     """
     offsets, turns = flat.flatten(table)
     codes, rows = flat.roles(turns), flat.row_of_turn(offsets)
@@ -46,6 +47,10 @@ def pairs_of(table: pa.Table) -> pa.Table:
         "row": pa.array(rows[answers]),
         "turn": pa.array(answers - offsets[rows[answers]]),
     }
+    offered = pa.array(np.zeros(table.num_rows, dtype=bool))
+    if "tools" in table.column_names:
+        offered = flat.one_array(pc.is_valid(table["tools"]))
+    columns["tools"] = offered.take(pa.array(rows[answers]))
     if "context" in table.column_names:
         context = flat.one_array(table["context"]).cast(pa.large_string())
         columns["context"] = _taken(context, rows[answers], first)

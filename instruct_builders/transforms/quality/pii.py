@@ -50,7 +50,8 @@ PHONE = (
     r"|(?:1[ \-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[.\-])[2-9]\d{2}[.\- ]\d{4}"  # North America
     r"|1[3-9]\d-\d{4}-\d{4}|0\d{2,4}[/\-]\d{6,8}"  # China (mobile), and an area code with its stroke
 )
-CARD = r"[2-6]\d{3}(?:[ \-]?\d{4}){2}[ \-]?\d{1,7}|3[47]\d{2}[ \-]?\d{6}[ \-]?\d{5}"
+# No issuer has 20 or 21: four groups that begin so are years, and one list of years in ten passes Luhn.
+CARD = r"(?:2[2-7]|[3-6]\d)\d{2}(?:[ \-]?\d{4}){2}[ \-]?\d{1,7}|3[47]\d{2}[ \-]?\d{6}[ \-]?\d{5}"
 IBAN = r"[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"
 PRIVATE = r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:(?s:.*?)-----END [A-Z0-9 ]*-----)?"
 KEY = "|".join(f"(?:{form})" for kind, form in PATTERNS.items() if kind != "private key") + f"|{PRIVATE}"

@@ -6,6 +6,7 @@ import re
 
 import pyarrow as pa
 
+from .. import flat
 from .pairs import column, confirm, inside_quotes, matches, prompt
 
 START = 400  # characters in which a refusal without "as an AI" has to begin; later it is part of a story
@@ -69,6 +70,8 @@ DECLINES = {
     "vi": r"\b(?:tôi )?không thể (?:giúp|cung cấp|trả lời|hỗ trợ|đáp ứng)",
     "id": r"\bsaya tidak (?:bisa|dapat) (?:membantu|memberikan|menjawab|memenuhi)",
 }
+# "You, as an AI assistant, did not ..." is spoken of another, and a line with a name before it in a dialogue.
+SPEAKER = re.compile(r"\W{0,4}\w[\w ]{0,20}[*_]*[:：]")
 CANNOT_HELP = re.compile(r" (?:but|myself|it\b|\w+ing\b)")  # "I can't help but smile" refuses nothing
 # Who asks for a refusal, a letter or a dialogue may get one.
 ASKS_FOR_REFUSAL = re.compile(
@@ -93,7 +96,8 @@ def refusal(pairs: pa.Table, asked_for: bool = True) -> pa.Array:
 
     Said in passing, politely or in the middle of a sentence, in English, German, French, Spanish, Portuguese, Italian,
     Dutch, Polish, Russian, Chinese, Japanese, Korean, Arabic, Hindi, Turkish, Vietnamese and Indonesian (both kinds
-    or one). Quoted speech passes, and so do "I'm sorry to hear that" and "I can't recommend it enough". RE2 finds
+    or one). Quoted speech passes, and so do "I'm sorry to hear that" and "I can't recommend it enough". Rows that
+    offer functions to call pass as well: to say that none of them does what was asked is what they teach. RE2 finds
     candidates over the whole column, and Python's `re` decides on them.
 
     Args:
@@ -104,10 +108,13 @@ def refusal(pairs: pa.Table, asked_for: bool = True) -> pa.Array:
     answers = column(pairs, "answer")
 
     def judge(answer: str, asked: str) -> str | None:
+        excused = asked_for and ASKS_FOR_REFUSAL.search(asked) is not None
         for match in MACHINE_RE.finditer(answer):
-            if not inside_quotes(answer, match.start()):
+            line = answer[answer.rfind("\n", 0, match.start()) + 1 : match.start()]
+            of_another = line.endswith(("你", "您")) or (excused and SPEAKER.match(line) is not None)
+            if not of_another and not inside_quotes(answer, match.start()):
                 return repr(match[0][:80])
-        if asked_for and ASKS_FOR_REFUSAL.search(asked):
+        if excused:
             return None
         for match in DECLINES_RE.finditer(answer[: START + 200]):
             idiom = CANNOT_HELP.match(answer, match.end()) is not None
@@ -115,4 +122,5 @@ def refusal(pairs: pa.Table, asked_for: bool = True) -> pa.Array:
                 return repr(match[0][:80])
         return None
 
-    return confirm(matches(answers, MACHINE_ANY) | matches(answers, DECLINES_ANY), judge, answers, prompt(pairs))
+    where = (matches(answers, MACHINE_ANY) | matches(answers, DECLINES_ANY)) & ~flat.booleans(column(pairs, "tools"))
+    return confirm(where, judge, answers, prompt(pairs))

@@ -99,15 +99,15 @@ def evaluate(
 
 
 def _metrics(scores: list[dict], seed: int) -> dict[str, dict]:
-    """Prompt-level and constraint-level shares; the interval of both is over prompts."""
+    """Prompt-level and constraint-level shares; the interval of both is over prompts. What none tells is left out."""
     made = {}
     for way in ("strict", "loose"):
-        whole = [met(found[way]) for found in scores]
-        made[f"prompt_{way}"] = results.metric([float(one) for one in whole if one is not None], seed=seed)
+        whole = [float(one) for found in scores if (one := met(found[way])) is not None]
+        made |= {f"prompt_{way}": results.metric(whole, seed=seed)} if whole else {}
     for way in ("strict", "loose"):
         each = [(place, one) for place, found in enumerate(scores) for one in found[way] if one is not None]
         places, values = [place for place, _ in each], [float(one) for _, one in each]
-        made[f"instruction_{way}"] = results.metric(values, seed=seed, groups=places)
+        made |= {f"instruction_{way}": results.metric(values, seed=seed, groups=places)} if values else {}
     return made
 
 
