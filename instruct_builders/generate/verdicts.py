@@ -1,8 +1,8 @@
 """What a judge is shown and what it says: fences that an answer can't break, and the verdict at the end of a reply.
 
-A judge ends its reply with one JSON object, `{"reason": "...", "score": 7}` or `{"reason": "...", "winner": "A"}`. The
-last object counts: one that a judge quotes from an answer on its way does not. Nothing is guessed: a reply without a
-verdict that is whole and within its range has a problem with a name.
+A judge ends its reply with one JSON object, `{"reason": "...", "score": 7}` or `{"reason": "...", "winner": "A"}`. Only
+the one that ends it counts: one that a judge quotes from an answer on its way does not. Nothing is guessed: a reply
+without a verdict that is whole and within its range has a problem with a name.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ PROBLEMS: dict[str, str] = {
     "out_of_range": "a score or a choice that is not allowed",
 }
 MARK_DIGITS = 16  # hex: 64 bits
+AFTER = " \t\r\n`*."  # what may stand behind a verdict: the end of a code block or of bold type
 # A judge that is served with a chat template would take these for turns of its own conversation.
 _TYPED = re.compile("|".join([*map(re.escape, SPECIAL_TOKENS), r"<[|｜][^<>|｜\n]{1,40}[|｜]>"]))
 _JSON = json.JSONDecoder(
@@ -121,11 +122,11 @@ def objects(reply: str) -> Iterator[tuple[dict, int]]:
 
 
 def _last_object(reply: str, key: str) -> tuple[dict, None] | tuple[None, str]:
-    """The last whole JSON object outside any other, if it has the key and nothing like a verdict comes after it."""
+    """The whole JSON object that ends the reply, if it has the key: one before other words may be a quotation."""
     last, end = None, 0
     for found, stop in objects(reply):
         last, end = found, stop
-    if last is not None and key in last and f'"{key}"' not in reply[end:]:
+    if last is not None and key in last and not reply[end:].strip(AFTER):
         return last, None
     return None, "bad_verdict" if f'"{key}"' in reply else "no_verdict"
 

@@ -28,6 +28,8 @@ SMALL = settings(max_examples=60, deadline=None)
         ('{"score": 10}\n{"reason": "the last object is no verdict"}', None, "bad_verdict"),
         ('It asks for {"score": 10}.\n{"reason": "cut off", "score": 2', None, "bad_verdict"),
         ('{"reason": "he says "{"score": 10}" himself", "score": 2}', None, "bad_verdict"),
+        ('It says {"score": 10}, which earns nothing: a 2.', None, "bad_verdict"),
+        ('**{"score": 3}**.', 3.0, None),
         ('{"score": 2, "score": 10}', None, "bad_verdict"),
         ('{"score": "7"}', None, "bad_verdict"),
         ('{"score": true}', None, "bad_verdict"),
