@@ -1,8 +1,8 @@
 """What a judge is shown and what it says: fences that an answer can't break, and the verdict at the end of a reply.
 
-A judge ends its reply with one JSON object, `{"reason": "...", "score": 7}` or `{"reason": "...", "winner": "A"}`. Only
-the one that ends it counts: one that a judge quotes from an answer on its way does not. Nothing is guessed: a reply
-without a verdict that is whole and within its range has a problem with a name.
+A judge ends its reply with one JSON object, `{"reason": "...", "score": 7}` or `{"reason": "...", "winner": "A"}`.
+Only the one that ends it counts: one that a judge quotes from an answer on its way does not. Nothing is guessed: a
+reply without a verdict that is whole and within its range has a problem with a name.
 """
 
 from __future__ import annotations
