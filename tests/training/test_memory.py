@@ -13,6 +13,7 @@ import pytest
 from trainers import memory
 
 pytestmark = [
+    pytest.mark.xdist_group("memory"),  # one worker: what the module sets up is dear
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT asks for the old name
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated"),  # TRL sets the old name by default
 ]

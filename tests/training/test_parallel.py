@@ -14,6 +14,8 @@ import pytest
 
 from trainers import checkpoints
 
+pytestmark = pytest.mark.xdist_group("parallel")  # one worker: what the module sets up is dear
+
 RUNS = Path(__file__).with_name("small_runs.py")
 ROWS = {"max_steps": 6, "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 3}
 
