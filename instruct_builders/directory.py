@@ -71,7 +71,7 @@ def write(
         try:
             shown = {"repo_id": repo_id, "title": title, "languages": languages, "pictures": pictures or {}}
             _fill(staging, splits, build, rejected, max_shard_size, **shown)
-            _swap(staging, target)
+            swap(staging, target)
         except BaseException as error:
             # Only under the lock: whoever is interrupted while waiting must not delete another's half-built folder.
             shutil.rmtree(staging, ignore_errors=True)
@@ -153,7 +153,7 @@ def _fill(staging, splits, build, rejected, max_shard_size, *, repo_id, title, l
     build = {**build, "splits": {name: len(split) for name, split in splits.items()}}
     build["rejected"] = quarantine.reasons(lines)
     build |= {"title": title} if title else {}
-    _check(build)
+    check_account(build)
     build["report"] = report_numbers.measure(build, splits, lines)
     pictures = {**pictures, **report.pictures(build)}
     features = next(iter(splits.values())).features
@@ -174,7 +174,7 @@ def _fill(staging, splits, build, rejected, max_shard_size, *, repo_id, title, l
     quarantine.write_lines(staging / "rejected.jsonl", lines)
 
 
-def _check(build: dict) -> None:
+def check_account(build: dict) -> None:
     """Rows in, plus those that splitting added, are rows out plus rejected: over the whole build.
 
     A mixture also repeats rows and leaves some undrawn.
@@ -203,7 +203,7 @@ def all_null_columns(splits: Iterable[datasets.Dataset]) -> list[str]:
     return [name for name in names if all(is_empty(table[name]) for table in tables)]
 
 
-def _swap(staging: Path, target: Path) -> None:
+def swap(staging: Path, target: Path) -> None:
     """Puts the new directory in place of the old; after a kill between the renames the old one lies in `.old`."""
     old = Path(f"{target}.old")
     shutil.rmtree(old, ignore_errors=True)

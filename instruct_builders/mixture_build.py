@@ -96,7 +96,7 @@ def prepare(
     table, counts, dropped = pipeline.transformed(pa.concat_tables([result[0] for result in results]), steps)
     counts = [count for result in results for count in result[1]] + counts
     hold_out = [leaf.name for leaf in leaves if leaf.holds_out]
-    table, leaked = pipeline.without_leaks(_with_test(table, test_size, seed, hold_out))
+    table, leaked = pipeline.without_leaks(with_test(table, test_size, seed, hold_out))
     lines = [line for result in results for line in result[2]] + dropped
     if strict and lines:
         raise BuildError(f"strict: {len(lines)} rows were rejected, the first:\n{quarantine.describe(lines)}")
@@ -178,7 +178,7 @@ def _check_numbers(mixture: Mapping, leaves: list[Leaf], seed: int) -> None:
     mix.plan(_tree(mixture, "", sizes, {leaf.name: leaf for leaf in leaves}))
 
 
-def _with_test(table: pa.Table, test_size: float | int, seed: int, hold_out: list[str]) -> pa.Table:
+def with_test(table: pa.Table, test_size: float | int, seed: int, hold_out: list[str]) -> pa.Table:
     """Conversations moved from `train` to `test`, of those sources that have no test rows of their own.
 
     Never of those in `hold_out`: their prompts show other rows, which only the builder can keep out of them.

@@ -85,7 +85,7 @@ def build(
         raise BuildError(f"no row is left after {len(lines)} were rejected, the first:\n{quarantine.describe(lines)}")
     splits = {name: kept.filter(pc.equal(kept["split"], name)).drop_columns(["split", "row"]) for name in names}
     if test_size:
-        splits = _with_test(splits, test_size, seed)
+        splits = with_test(splits, test_size, seed)
     converted = formats.convert(
         datasets.DatasetDict({name: datasets.Dataset(part) for name, part in splits.items() if len(part)}),
         "record",
@@ -230,7 +230,7 @@ def lineages(table: pa.Table) -> pa.Array:
     return pc.coalesce(parents, ids).take(pa.array(roots))
 
 
-def _with_test(splits: dict[str, pa.Table], test_size: float | int, seed: int) -> dict[str, pa.Table]:
+def with_test(splits: dict[str, pa.Table], test_size: float | int, seed: int) -> dict[str, pa.Table]:
     if "test" in splits or "train" not in splits:
         raise ConfigError(
             f"test_size={test_size}: the sources have the splits {', '.join(splits)}; a test split is only made from "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 import statistics
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 from instruct_builders.errors import SourceError
 
 from . import base_model, local_paths, templates
+from .evaluation import results
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -154,13 +154,7 @@ def _named(source: str) -> dict:
 
 def versions() -> dict[str, str]:
     """The installed versions of the packages that decide what comes out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # an extra that is not installed took no part
-    return found
+    return {"python": platform.python_version(), **results.versions(PACKAGES)}
 
 
 def hardware(training) -> dict:

@@ -137,7 +137,7 @@ def build(
             told = _account(builder, account, converted, own)
             shown = {"repo_id": repo_id or f"./{target.name}", "title": title, "languages": languages}
             told = _finish(staging, told, converted, infos, folder, shown)
-            directory._swap(staging, target)
+            directory.swap(staging, target)
         except BaseException as error:
             shutil.rmtree(staging, ignore_errors=True)
             raise own_error(error, target) from error
@@ -167,7 +167,7 @@ def _made(builder, folder: str, steps, test_size, seed, num_proc, strict) -> tup
     tests = np.empty(0, np.int64)
     if test_size:
         if "test" in names or "train" not in names:
-            pipeline._with_test(dict.fromkeys(names), test_size, seed)  # says what is wrong
+            pipeline.with_test(dict.fromkeys(names), test_size, seed)  # says what is wrong
         tests = splitting.test_rows(rows, test_size, seed)
         names.append("test")
     return rows, tests, names, {**account, "steps": counts, "rejected": dict(sorted(rejected.items()))}
@@ -193,7 +193,7 @@ def _account(builder: InstructBuilder, account: dict, converted: writing.Convert
         "splits": {name: sum(size for _, size in parts) for name, parts in converted.parts.items()},
         "rejected": account["rejected"],
     }
-    directory._check(told)
+    directory.check_account(told)
     return told
 
 

@@ -78,7 +78,7 @@ def _met(group: pa.Table, threshold: float) -> pa.Table:
     entries = (numbers.astype(np.uint64) << shift) | place[of_set].astype(np.uint64)
     entries.sort()
     offsets = flat.offsets_of(size[first])
-    pairs, left_out = similar_sets._meetings(entries, by_size, offsets, threshold)
+    pairs, left_out = similar_sets.meetings_of(entries, by_size, offsets, threshold)
     a, b = sets[by_size[pairs >> 32]], sets[by_size[pairs & 0xFFFFFFFF]]
     return pa.table({"a": np.append(np.minimum(a, b), -1), "b": np.append(np.maximum(a, b), left_out)})
 

@@ -57,7 +57,7 @@ def language(
     if undetermined not in ("keep", "reject"):
         raise ConfigError(f"language: undetermined={undetermined!r} is not known; it is 'keep' or 'reject'.")
     candidates = _codes(languages)
-    detector = _detector(candidates, keep + skip)
+    detector = detector_of(candidates, keep + skip)
     names, confidences = [], []
     for start in range(0, table.num_rows, SLICE):
         found = _detect(detector, table.slice(start, SLICE), min_letters, max_chars)
@@ -82,7 +82,7 @@ def _codes(codes: Sequence[str] | str | None) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=2)
-def _detector(candidates: tuple[str, ...], asked: tuple[str, ...]):
+def detector_of(candidates: tuple[str, ...], asked: tuple[str, ...]):
     try:
         from lingua import Language, LanguageDetectorBuilder
     except ImportError:

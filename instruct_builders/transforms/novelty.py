@@ -50,7 +50,7 @@ def unicode_tokens(text: str) -> list[str]:
     folded = unicodedata.normalize("NFKC", text).casefold()
     tokens, start = [], None
     for position, character in enumerate(folded):
-        kind = _kind(character)
+        kind = kind_of(character)
         if kind != "word" and start is not None:
             tokens.append(folded[start:position])
             start = None
@@ -64,7 +64,7 @@ def unicode_tokens(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=65536)
-def _kind(character: str) -> str:
+def kind_of(character: str) -> str:
     """`word`: part of a run; `alone`: a token of its own; `none`: between tokens. A mark belongs to its letter."""
     if unicodedata.category(character)[0] not in "LMN":
         return "none"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from . import flat, shingles, similar_sets
-from .novelty import _kind, unicode_tokens
+from .novelty import kind_of, unicode_tokens
 
 SHINGLE = 3  # tokens, for near duplicates
 LINE_END = pa.scalar("\n", pa.large_string())
@@ -143,6 +143,6 @@ def _shared(text: str, question: str, begin: int, length: int) -> list[str] | No
 def _readable(words: list[str]) -> str:
     text = ""
     for word in words:
-        together = text and _kind(text[-1]) == "alone" and _kind(word[0]) == "alone"
+        together = text and kind_of(text[-1]) == "alone" and kind_of(word[0]) == "alone"
         text += word if together or not text else f" {word}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

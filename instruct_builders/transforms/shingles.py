@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from ..errors import ConfigError, did_you_mean
 from .flat import booleans, edit, offsets_of
-from .novelty import _kind
+from .novelty import kind_of
 
 TOKENIZERS = {
     "unicode": "words; characters in scripts without spaces",
@@ -223,7 +223,7 @@ def _characters() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _learn(kinds: np.ndarray, values: np.ndarray, in_words: np.ndarray, code: int) -> None:
     folded = chr(code).casefold()
-    kinds[code] = KINDS[_kind(folded[0])]
+    kinds[code] = KINDS[kind_of(folded[0])]
     if kinds[code] == APART and not folded.isspace():
         kinds[code] = SYMBOL
     values[code] = int.from_bytes(hashlib.blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=8).digest())

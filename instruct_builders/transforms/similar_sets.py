@@ -90,7 +90,9 @@ def similar_pairs(
         thousands share the same passages without being alike.
     """
     by_size = np.argsort(np.diff(offsets), kind="stable")
-    meetings, left_out = _meetings(_prefixes(values, offsets, by_size, threshold, among), by_size, offsets, threshold)
+    meetings, left_out = meetings_of(
+        _prefixes(values, offsets, by_size, threshold, among), by_size, offsets, threshold
+    )
     found, scores = [np.empty((0, 2), np.int64)], [np.empty(0)]
     for start in range(0, len(meetings), OWNERS):
         pairs = np.stack([by_size[meetings[start : start + OWNERS] >> 32], _low(meetings[start : start + OWNERS])], 1)
@@ -183,7 +185,7 @@ def _rarest(values: np.ndarray, bounds: np.ndarray, frequencies: tuple, wanted: 
     return keys[places(offsets_of(written)[:-1], wanted)]
 
 
-def _meetings(
+def meetings_of(
     entries: np.ndarray, by_size: np.ndarray, offsets: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, int]:
     """Pairs of sets that share a prefix element and are alike in size: smaller << 32 | larger, both numbered by size;

@@ -217,7 +217,7 @@ def test_a_missing_extra_names_its_pip_line(monkeypatch):
 
     import sys
 
-    sys.modules[language.__module__]._detector.cache_clear()
+    sys.modules[language.__module__].detector_of.cache_clear()
     monkeypatch.setattr(builtins, "__import__", without_lingua)
     preset = {"checks": {"wrong_language": {"engine": "lingua", "languages": ["en", "fr"]}}}
     with pytest.raises(ConfigError, match=r'pip install "instruct-builders\[lang\]"'):

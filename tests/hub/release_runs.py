@@ -88,3 +88,12 @@ def run_here(card: str, home: Path, monkeypatch) -> str:
         exec(compile(snippet(card), "card", "exec"), {})
     assert any(home.iterdir()), "nothing was downloaded"
     return printed.getvalue()
+
+
+def releasing(model_dir, repo_id="me/model", **options) -> list[str]:
+    """Releases, and returns the lines that were shown."""
+    from trainers.release import ReleaseArguments, release
+
+    said: list[str] = []
+    release(ReleaseArguments(model_dir=str(model_dir), repo_id=repo_id, **options), said.append)
+    return said

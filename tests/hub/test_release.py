@@ -8,22 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from release_runs import ROWS, from_hub, make_base, push_base, run_apart, run_here, train, write_rows
+from release_runs import ROWS, from_hub, make_base, push_base, releasing, run_apart, run_here, train, write_rows
 
 from instruct_builders.errors import BuildError, ConfigError
-from trainers.release import ReleaseArguments, release
 
 pytestmark = [
     pytest.mark.xdist_group("release"),  # one worker: what the module sets up is dear
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT 0.21
 ]
-
-
-def releasing(model_dir, repo_id="me/model", **options) -> list[str]:
-    """Releases, and returns the lines that were shown."""
-    said: list[str] = []
-    release(ReleaseArguments(model_dir=str(model_dir), repo_id=repo_id, **options), said.append)
-    return said
 
 
 @pytest.fixture(scope="module")

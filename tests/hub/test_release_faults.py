@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from release_runs import RECIPES, from_hub, make_base, push_base, train, write_rows
+from release_runs import RECIPES, from_hub, make_base, push_base, releasing, train, write_rows
 
 from instruct_builders.errors import BuildError, ConfigError, PublishError, SecretFound, SourceError
 from trainers.release import ReleaseArguments, release
@@ -19,12 +19,6 @@ pytestmark = [
     pytest.mark.xdist_group("release_faults"),  # one worker: what the module sets up is dear
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT 0.21
 ]
-
-
-def releasing(model_dir, repo_id="me/model", **options) -> list[str]:
-    said: list[str] = []
-    release(ReleaseArguments(model_dir=str(model_dir), repo_id=repo_id, **options), said.append)
-    return said
 
 
 @pytest.fixture(scope="module")

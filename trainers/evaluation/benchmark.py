@@ -6,6 +6,7 @@ recipes/mt_bench/README.md.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,9 @@ def work_dir(args) -> Path:
 def candidate(args) -> tuple[Engine, dict]:
     """The engine of the model that answers, and that model as a result tells it."""
     settings = {name: getattr(args, name) for name in (*BOTH, *BUDGET)}
-    settings["journal"] = work_dir(args) / "answers.sqlite"
+    # A server's name of a model is its own: another server's answers are another model's.
+    server = "-" + hashlib.sha256(args.base_url.encode()).hexdigest()[:12] if args.base_url else ""
+    settings["journal"] = work_dir(args) / f"answers{server}.sqlite"
     model = {"name": args.model, "revision": None, "local": False}
     if args.base_url:
         engine = Engine(model=args.model, base_url=args.base_url, **settings)

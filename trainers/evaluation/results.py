@@ -190,10 +190,10 @@ def _rounded(value: float) -> float:
     return round(value, 6) + 0.0
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """The installed versions of the packages that decide what comes out."""
     found = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import ConfigError, did_you_mean
-from ..language import CODE, _detector
+from ..language import CODE, detector_of
 from .pairs import column, matches, prompt, spread
 
 ENGINES = ("script", "lingua", "auto")
@@ -126,7 +126,7 @@ def _by_lingua(
     min_confidence: float,
     languages: tuple[str, ...],
 ) -> pa.Array:
-    detector = _detector(languages, ())
+    detector = detector_of(languages, ())
     where = (letters_of(asked) >= min_letters) & (letters_of(answers) >= min_letters)
     guesses = []
     for texts in (asked, answers):
