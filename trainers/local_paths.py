@@ -60,12 +60,19 @@ def _last(value: str) -> str:
     return PureWindowsPath(value).name or "path" if "\\" in value else local_name(value) or "path"
 
 
+def _json(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the encoding as well
+        raise PublishError(f"{path.name} is no JSON ({error}): nothing was sent. Mend it, or take it away.") from error
+
+
 def clean_configs(directory: Path) -> None:
     """Takes local paths out of the places where transformers and PEFT write what a thing was loaded from."""
     for path in sorted(directory.glob("*.json")):
         if path.name in VOCABULARIES:
             continue
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = _json(path)
         if not isinstance(content, dict):
             continue
         kept = {key: value for key, value in content.items() if not (key in NAMES and is_local(value))}
@@ -95,7 +102,7 @@ def refuse(directory: Path, known: Iterable[str | Path] = ()) -> None:
         if path.suffix == ".json" and "/" not in name:
             found += [
                 f"{name}: {key}"
-                for key, value in _leaves(json.loads(text))
+                for key, value in _leaves(_json(path))
                 if is_local(value) and not key.startswith("samples[")
             ]
     if found:

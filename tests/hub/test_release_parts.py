@@ -191,6 +191,10 @@ def test_the_paths_that_a_release_refuses(tmp_path):
     with pytest.raises(PublishError, match=r"README.md:2\n"):
         local_paths.refuse(tmp_path, [tmp_path])
     (tmp_path / "README.md").write_text("fine")
+    (tmp_path / "config.json").write_text('{"a": ')
+    for looks in (local_paths.refuse, local_paths.clean_configs):
+        with pytest.raises(PublishError, match=r"config.json is no JSON .* nothing was sent"):
+            looks(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"a": [{"b": "/mnt/disk/base"}]}))
     with pytest.raises(PublishError, match=r"config.json: a\[0\].b"):
         local_paths.refuse(tmp_path)
