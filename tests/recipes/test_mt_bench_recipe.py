@@ -179,6 +179,13 @@ def test_keys_go_to_the_server_that_they_are_for(tmp_path, serve, monkeypatch):
     assert run(tmp_path / "b", *both, "--max_missing", "1") == 0
 
 
+def test_another_server_with_the_same_name_of_a_model_is_asked_anew(tmp_path, serve):
+    servers = serve(), serve()
+    for server in (*servers, servers[0]):  # and a server that was asked before is not asked again
+        assert run(tmp_path / "a", "--model", "m", "--base_url", server.url, "--judging", "none") == 0
+    assert [len(server.seen) for server in servers] == [16, 16]
+
+
 def test_exit_codes(tmp_path, serve, capsys):
     assert run(tmp_path / "a", "--demo", "--max_requests", "3") == 5
     assert "max_requests=3 is reached" in capsys.readouterr().err
