@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import json
 import logging
 import os
 import pickle
@@ -20,11 +21,12 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow as pa
 
-from ..errors import BuildError, ConfigError
+from ..errors import BuildError, ConfigError, SourceError, TooManyRejected
 
 CONNECT_SECONDS = 10
 QUIET = ("ray", "ray.data")
-CARRIED = "pickled:"
+CARRIED = "carried:"
+RAISED = (ConfigError, SourceError, TooManyRejected, BuildError)  # made of their text alone
 
 
 @contextmanager
@@ -225,11 +227,11 @@ def run(dataset) -> dict[str, np.ndarray]:
 
 @contextmanager
 def _carried() -> Iterator[None]:
-    """Of what a task raises, Ray Data keeps the text alone: so the error itself goes into its text."""
+    """Of what a task raises, Ray Data keeps the text alone: so what one of our errors says goes into it whole."""
     try:
         yield
-    except Exception as error:
-        text = base64.b64encode(pickle.dumps(error)).decode()
+    except RAISED as error:
+        text = base64.b64encode(json.dumps([type(error).__name__, str(error)]).encode()).decode()
         raise RuntimeError(f"{type(error).__name__}: {error} [{CARRIED}{text}]") from error
 
 
@@ -239,6 +241,8 @@ def own_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if found := re.search(rf"\[{CARRIED}([A-Za-z0-9+/=]+)\]", str(error)):
-            raise pickle.loads(base64.b64decode(found[1])) from None
+        # Never unpickled: the text may quote a row, and a row may hold whatever its author liked.
+        if found := re.findall(rf"\[{CARRIED}([A-Za-z0-9+/=]+)\]", str(error)):
+            kind, message = json.loads(base64.b64decode(found[-1]))
+            raise {one.__name__: one for one in RAISED}[kind](message) from None
         raise BuildError(f"engine: ray: a task failed and running it again did not help: {error}") from error
