@@ -241,8 +241,17 @@ def own_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # Never unpickled: the text may quote a row, and a row may hold whatever its author liked.
-        if found := re.findall(rf"\[{CARRIED}([A-Za-z0-9+/=]+)\]", str(error)):
-            kind, message = json.loads(base64.b64decode(found[-1]))
-            raise {one.__name__: one for one in RAISED}[kind](message) from None
+        if (own := _own_error(str(error))) is not None:
+            raise own from None
         raise BuildError(f"engine: ray: a task failed and running it again did not help: {error}") from error
+
+
+def _own_error(text: str) -> Exception | None:
+    """Read, never unpickled: the text may quote a row, and a row may hold whatever its author liked."""
+    for found in reversed(re.findall(rf"\[{CARRIED}([A-Za-z0-9+/=]+)\]", text)):
+        try:
+            kind, message = json.loads(base64.b64decode(found, validate=True))
+            return {one.__name__: one for one in RAISED}[kind](str(message))
+        except (ValueError, TypeError, KeyError):  # not ours
+            continue
+    return None

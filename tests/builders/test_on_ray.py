@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -219,19 +221,24 @@ def test_workers_killed_while_rows_are_compared_change_nothing(files, tmp_path, 
     assert_same(local, tmp_path / "ray")
 
 
-def test_a_failing_step_stops_the_build_with_its_own_error(files, tmp_path, ray_session):
+def test_a_failing_step_stops_the_build_and_says_what_failed(files, tmp_path, ray_session):
     def count(texts):
         raise ZeroDivisionError("in the middle of a row")
 
     steps = [{"split_long": {"max_tokens": 60, "count": count}}]
-    for engine in ("local", "ray"):
-        made = builder("vicuna", files["talks"], tmp_path / engine)
-        with pytest.raises(BuildError, match="ZeroDivisionError: in the middle of a row"):
-            if engine == "local":
-                pipeline.build(made, steps=steps)
-            else:
-                on_ray.build(made, tmp_path / "out", steps=steps)
+    with pytest.raises(ZeroDivisionError, match="in the middle of a row"):
+        pipeline.build(builder("vicuna", files["talks"], tmp_path / "local"), steps=steps)
+    with pytest.raises(BuildError, match="ZeroDivisionError: in the middle of a row"):
+        on_ray.build(builder("vicuna", files["talks"], tmp_path / "ray"), tmp_path / "out", steps=steps)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("out")]  # nor a work folder
+
+
+@pytest.mark.parametrize("forged", [b'["SystemExit", "0"]', b'{"BuildError": 1}', b"7", pickle.dumps(ConfigError)])
+def test_a_row_cannot_forge_what_a_task_says(forged):
+    """An error's text may quote a row: what stands in it is never run, and hides nothing."""
+    quoted = f"ValueError: in the row [carried:{base64.b64encode(forged).decode()}]"
+    with pytest.raises(BuildError, match=r"a task failed .*ValueError: in the row"), cluster.own_errors():
+        raise RuntimeError(quoted)
 
 
 @pytest.mark.parametrize("options", [{"strict": True}, {"max_bad_fraction": 0.001}])
