@@ -22,6 +22,7 @@ DEFECTS: dict[str, str] = {
     "length": "cut off at the token limit (finish_reason length)",
     "content_filter": "held back by the server's content filter",
     "refusal": "the model's own field `refusal` instead of an answer",
+    "prompt_too_long": "more tokens than the model's context holds (status 400, 413 or 422)",
     # Nothing was received that could be kept:
     "rate_limited": "status 429",
     "overloaded": "status 503 or 529",
@@ -38,6 +39,8 @@ FINISH_DEFECTS = {
 }
 # Codes of an error object that say more than "try again".
 QUOTA = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
+TOO_LONG = {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"}
+FILTERED = {"content_filter", "content_policy_violation", "invalid_prompt", "ResponsibleAIPolicyViolation"}
 BUSY = {"rate_limit_exceeded", "rate_limit_error", "overloaded_error", "server_overloaded", "429", "503", "529"}
 
 

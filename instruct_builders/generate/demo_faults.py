@@ -91,6 +91,12 @@ FAULTS: dict[str, Callable[[dict, bytes], Plan]] = {
     "length": finish("length", lambda text: text[: len(text) // 2]),
     "content_filter": finish("content_filter", lambda text: ""),
     "no_usage": edited(lambda reply: reply.pop("usage") and None),  # a good reply: it must not be bought again
+    "too_long": status(400, error("This model's maximum context length is 4096 tokens, you asked for 9000", "400")),
+    "too_long_code": status(400, error("Your input is too large", "context_length_exceeded")),
+    "too_long_422": status(
+        422, error("`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 9000", "validation")
+    ),
+    "filtered_400": status(400, error("The response was filtered", "content_filter")),
     "401": status(401),
     "400": status(400),
     "404": status(404),

@@ -197,9 +197,9 @@ class Engine:
         """Runs `await function(engine)` from synchronous code; gives its result.
 
         The first Ctrl-C or SIGTERM stops asking, waits for what is in flight and raises [`Stopped`] with exit code
-        130; the second one ends at once.
+        130; the second one ends at once. Where a loop runs already, as in a notebook, it has its own thread.
         """
-        return asyncio.run(interrupts.run(self, function))
+        return interrupts.run(self, function)
 
     def tally(self, reason: str | None = None, count: int = 1) -> None:
         """Tells the progress line that a method accepted (`None`) or rejected rows."""
@@ -241,7 +241,11 @@ class Engine:
                 cached = False
                 reading = await self._fresh(key, attempt, request.purpose, sent)
             if isinstance(reading, str):  # given up without a reply
-                problem, reading = reading, None
+                # An answer that was cut is asked for with more room, which the context may lack.
+                problem, reading = problem if truncations and reading == "prompt_too_long" else reading, None
+                if problem not in account.TRANSPORT_REASONS:  # the server's word on this question
+                    self.reasons[problem] += 1
+                    self._in_a_row(problem)
                 break
             usage = {**reading.usage, "estimated": False} if reading.usage else estimated_usage(sent, reading.text)
             problem = self._problem(reading, request)
@@ -269,9 +273,12 @@ class Engine:
             self.reasons[problem] += 1
             purpose[f"rejected: {problem}"] += 1
         if fresh:
-            self._bad_in_a_row = self._bad_in_a_row + 1 if problem else 0
-            if self._bad_in_a_row >= BAD_IN_A_ROW:
-                self.stop(Stopped(f"the last {BAD_IN_A_ROW} replies were all unusable, the last one: {problem}."))
+            self._in_a_row(problem)
+
+    def _in_a_row(self, problem: str | None) -> None:
+        self._bad_in_a_row = self._bad_in_a_row + 1 if problem else 0
+        if self._bad_in_a_row >= BAD_IN_A_ROW:
+            self.stop(Stopped(f"the last {BAD_IN_A_ROW} replies were all unusable, the last one: {problem}."))
 
     async def _fresh(self, key: str, attempt: int, purpose: str, body: dict) -> answers.Reading | str:
         if self._sender is not None:

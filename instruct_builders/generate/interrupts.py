@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import signal
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..errors import Stopped
@@ -14,9 +17,39 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 INTERRUPTED = 130  # the exit code of a shell's own commands after Ctrl-C
+TOLD = "interrupted by {}: every reply is kept, run the same command to go on."
 
 
-async def run(engine: Engine, function: Callable[[Engine], Awaitable]):
+def run(engine: Engine, function: Callable[[Engine], Awaitable]):
+    """Runs `await function(engine)` in a loop of its own, and the engine with it; gives its result."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(_listening(engine, function))
+    return _beside(engine, function)
+
+
+def _beside(engine: Engine, function: Callable[[Engine], Awaitable]):
+    """The same in another thread: a thread has one loop, and a notebook's cells are run by one."""
+    loops: queue.SimpleQueue[asyncio.AbstractEventLoop] = queue.SimpleQueue()
+
+    async def noted():
+        loops.put(asyncio.get_running_loop())
+        return await _listening(engine, function)
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="engine")
+    result = pool.submit(asyncio.run, noted())
+    try:
+        return result.result()
+    except KeyboardInterrupt:
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loops.get().call_soon_threadsafe(engine.stop, Stopped(TOLD.format("SIGINT"), INTERRUPTED))
+        return result.result()
+    finally:
+        pool.shutdown(wait=False)
+
+
+async def _listening(engine: Engine, function: Callable[[Engine], Awaitable]):
     """Enters the engine and gives what `await function(engine)` returns; listens for signals meanwhile."""
     # Only the main thread may listen.
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
@@ -28,8 +61,7 @@ async def run(engine: Engine, function: Callable[[Engine], Awaitable]):
 
     def interrupt(name: str) -> None:
         stop_listening()
-        told = f"interrupted by {name}: every reply is kept, run the same command to go on."
-        engine.stop(Stopped(told, INTERRUPTED))
+        engine.stop(Stopped(TOLD.format(name), INTERRUPTED))
 
     async with engine:
         for number in signals:

@@ -117,8 +117,12 @@ class Sender:
             if verdict.kind == "reply":
                 await self.flush()
                 return verdict.reading
-            self.counts[verdict.reason] += 1
             now = self.loop.time()
+            if verdict.kind == "refused":
+                self._last_reply, self._trouble = now, -1.0  # the server is well
+                self._give_up(question, verdict.reason)
+                return verdict.reason
+            self.counts[verdict.reason] += 1
             first, since, failed = first or now, failed or began, now
             own = verdict.kind == "failed" and self._answered_from > since  # others, sent later, were answered
             failures, waits = failures + own, waits + (not own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,12 +12,17 @@ from . import answers
 BUSY = {429: "rate_limited", 503: "overloaded", 529: "overloaded"}
 # What is wrong, and what to do, for the statuses that end a run at once.
 FATAL = {
-    400: "the server refused the request as wrong: look at the parameters and the length of the prompt",
+    400: "the server refused the request as wrong: look at the parameters",
     401: "the key was refused: set OPENAI_API_KEY to a valid one",
     403: "this key may not do this: look at the project, the model and the country it may be used for",
     404: "there is no such model or address: look at `model`, and whether base_url ends in /v1",
 }
 RETRYABLE = (408, 409, 425)  # below 500, but worth another try
+REFUSED = (400, 413, 422)  # these may be about this one question
+# Servers without a code for it say it in words: vLLM, SGLang, llama.cpp, TGI and transformers among them.
+TOO_LONG = re.compile(
+    r"context (length|size|window)|max_(model|seq|sequence)_len|inputs` tokens|too many tokens", re.I
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class Verdict:
     """What follows from a reply.
 
     Args:
-        kind (`str`): `reply` (read it), `busy` (wait, nobody's fault), `failed` (try again) or `fatal` (stop the run).
+        kind (`str`): `reply` (read it), `busy` (wait, nobody's fault), `failed` (try again), `refused` (this question
+            alone, whenever it is asked) or `fatal` (stop the run).
         reason (`str`, *optional*): A key of [`answers.DEFECTS`].
         detail (`str`): For a person.
         reading ([`answers.Reading`], *optional*): Of a `reply`.
@@ -58,6 +65,8 @@ def judge(reply: Reply) -> Verdict:
     detail = answers.error_text(error) if error is not None else reply.body[:200].decode("utf-8", "replace")
     if answers.error_codes(error) & answers.QUOTA:
         return Verdict("fatal", detail=_line(reply.status, "the quota of this key is used up", detail))
+    if reply.status in REFUSED and (reason := _about_the_question(error, detail)):
+        return Verdict("refused", reason, detail)
     if reply.status in BUSY:
         return Verdict("busy", BUSY[reply.status], detail)
     if reply.status >= 500 or reply.status in RETRYABLE:
@@ -66,6 +75,14 @@ def judge(reply: Reply) -> Verdict:
         return Verdict("fatal", detail=_line(reply.status, "the server sends us elsewhere: correct base_url", detail))
     what = FATAL.get(reply.status, "the server refused the request")
     return Verdict("fatal", detail=_line(reply.status, what, detail))
+
+
+def _about_the_question(error: object, detail: str) -> str | None:
+    """The reason why a server takes others but not this question, or `None`."""
+    codes = answers.error_codes(error)
+    if codes & answers.FILTERED:
+        return "content_filter"
+    return "prompt_too_long" if codes & answers.TOO_LONG or TOO_LONG.search(detail) else None
 
 
 def error_of(body: bytes) -> object:

@@ -85,4 +85,10 @@ if __name__ == "__main__":
         base, journal, output, rows, concurrency, *limit = given
         if limit:  # the largest file this process may write: a full disk for the journal alone
             resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit[0]), resource.RLIM_INFINITY))
-        sys.exit(run(base, journal, output, int(rows), int(concurrency)))
+        given = (base, journal, output, int(rows), int(concurrency))
+
+        async def cell() -> int:
+            return run(*given)
+
+        # A notebook calls the code of a cell from a loop that is running.
+        sys.exit(asyncio.new_event_loop().run_until_complete(cell()) if task == "notebook" else run(*given))

@@ -111,6 +111,42 @@ def test_what_no_repetition_can_help_stops_the_run_at_once_with_one_line(fault, 
     assert account["run"]["stopped"] == str(errors[0])
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("too_long", "prompt_too_long"),
+        ("too_long_code", "prompt_too_long"),
+        ("too_long_422", "prompt_too_long"),
+        ("filtered_400", "content_filter"),
+    ],
+)
+def test_a_question_that_the_server_refuses_costs_itself_alone_and_is_sent_once(fault, reason, ask_all):
+    server = {"fault": fault, "fault_share": 0.1, "fault_attempts": 99}
+    answers, account, log = ask_all(questions(100), server=server)
+    failed = [answer for answer in answers if answer.text is None]
+    assert 3 <= len(failed) <= 25 and {answer.reason for answer in failed} == {reason}
+    assert len(log) == 100 and account["reasons"] == {reason: len(failed)}
+    assert account["questions"]["failed"] == account["run"]["given_up"] == len(failed)
+    replayed, second, _ = ask_all(questions(100), replay=True)
+    assert [(one.text, one.reason) for one in replayed] == [(one.text, one.reason) for one in answers]
+    assert second["reasons"] == account["reasons"]
+    again, _, log = ask_all(questions(100))  # the server has learnt to take them: only they are sent
+    assert all(answer.text for answer in again) and len(log) == len(failed)
+
+
+def test_where_every_question_is_refused_the_run_stops(ask_all):
+    server = {"fault": "too_long", "fault_share": 1.0, "fault_attempts": 99, "latency": 0.01}
+    _, account, log = ask_all(questions(400), server=server, max_concurrency=8)
+    assert "unusable, the last one: prompt_too_long" in account["run"]["stopped"] and len(log) <= 100 + 2 * 8
+
+
+def test_an_answer_for_which_the_context_has_no_more_room_was_cut(ask_all):
+    server = {"fault": "length,too_long", "fault_share": 1.0, "fault_attempts": 99, "latency": 0.01}
+    answers, _, _ = ask_all(questions(40), server=server, max_retries=9)
+    assert {answer.reason for answer in answers} == {"length", "prompt_too_long"}
+    assert {answer.reason for answer in answers if answer.attempts > 1} == {"length"}
+
+
 def test_an_answer_that_never_gets_better_is_given_up_with_its_reason_and_not_paid_again(ask_all):
     server = {"fault": "refusal", "fault_share": 1.0, "fault_attempts": 99}
     answers, account, log = ask_all(questions(5), server=server, max_retries=2)

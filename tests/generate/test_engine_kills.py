@@ -49,10 +49,12 @@ def test_thirty_kills_lose_nothing_and_ask_nothing_again(start_server, tmp_path)
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "straight.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_waits_for_what_is_in_flight(number, start_server, tmp_path):
+@pytest.mark.parametrize(
+    ("task", "number"), [("run", signal.SIGINT), ("run", signal.SIGTERM), ("notebook", signal.SIGINT)]
+)
+def test_an_interrupt_waits_for_what_is_in_flight(task, number, start_server, tmp_path):
     base, output = start_server(latency=0.5), tmp_path / "out.jsonl"
-    given = command("run", base, tmp_path / "run.sqlite", output, 200, 16)
+    given = command(task, base, tmp_path / "run.sqlite", output, 200, 16)
     with subprocess.Popen(given, stderr=subprocess.PIPE, text=True) as process:
         wait_for_lines(tmp_path / "server.log", 20)
         process.send_signal(number)
