@@ -32,6 +32,12 @@ logger = logging.getLogger(__name__)
 
 REJECTED_FILE = "rejected.jsonl"
 COUNTS_FILE = "counts.json"
+TAKE = {  # format -> what reads it
+    "alpaca": "Take the builder alpaca.",
+    "sharegpt": "Take the builder vicuna.",
+    "messages": "Take the builder vicuna.",
+    "prompt_completion": "Take alpaca with columns={'instruction': 'prompt', 'output': 'completion'}.",
+}
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
                 raise SourceError(
                     f"{file.name}: the first row has the columns {', '.join(map(str, row)) or 'none'}: that is "
                     f"{found or 'no format known here'}, and {self.NAME} reads {' or '.join(self.SOURCE_FORMATS)}. "
-                    "Map other names with columns={'ours': 'theirs'}, or take another builder."
+                    + TAKE.get(found, "Map other names with columns={'ours': 'theirs'}.")
                 )
             schema = formats.native_schema(found, row)
             for name in set(columns) - set(schema.names):

@@ -14,6 +14,8 @@ from .self_instruct import SelfInstruct
 from .vicuna import Vicuna
 
 BUILDERS = {"alpaca": Alpaca, "vicuna": Vicuna, "flan": Flan, "self_instruct": SelfInstruct}
+# What users call the data, where it is not the builder's name: formats that the builder reads.
+READ_BY = {"sharegpt": "vicuna", "messages": "vicuna"}
 
 
 def load_dataset(
@@ -53,8 +55,7 @@ def load_dataset(
         SourceError: For a source that can't be read.
         TooManyRejected: If more rows are bad than `max_bad_fraction` allows.
     """
-    if name not in BUILDERS:
-        raise ConfigError(f"no builder {name!r}; there are {', '.join(BUILDERS)}.{did_you_mean(name, BUILDERS)}")
+    check_name(name)
     builder = BUILDERS[name](
         data_files=data_files,
         config_name=config,
@@ -68,3 +69,12 @@ def load_dataset(
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare(num_proc=num_proc)
     return builder.as_dataset(split=split)
+
+
+def check_name(name: object) -> None:
+    """Raises a [`ConfigError`] where there is no builder of that name, and says which one reads data of that name."""
+    if isinstance(name, str) and name in BUILDERS:
+        return
+    reads = READ_BY.get(str(name))
+    hint = f" {name} data is read by {reads!r}." if reads else did_you_mean(str(name), BUILDERS)
+    raise ConfigError(f"no builder {name!r}; there are {', '.join(BUILDERS)}.{hint}")

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from . import mix, pipeline, transforms
 from .builder import InstructBuilder
 from .errors import BuildError, ConfigError, SourceError, did_you_mean
-from .loading import BUILDERS
+from .loading import BUILDERS, check_name
 from .records import one_array
 
 # Keys of one source, beside those that it hands on to its builder; of a group; of both.
@@ -81,9 +81,10 @@ def _check_source(entry: object, where: str) -> None:
         raise ConfigError(f"{where}: a source needs `builder` ({', '.join(BUILDERS)}), a group needs `sources`.")
     divided = GROUP_KEYS[1:] if "by" in entry else ()
     _check_keys(entry, (*SOURCE_KEYS, *BUILDER_KEYS, *SHARED_KEYS, *divided), where)
-    if entry["builder"] not in BUILDERS:
-        hint = did_you_mean(str(entry["builder"]), BUILDERS)
-        raise ConfigError(f"{where}: no builder {entry['builder']!r}; there are {', '.join(BUILDERS)}.{hint}")
+    try:
+        check_name(entry["builder"])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
     if entry.get("by", "task") not in BY:
         raise ConfigError(f"{where}: by={entry['by']!r}: {', '.join(BY)} are allowed.")
     options = entry.get("options") or {}

@@ -11,7 +11,7 @@ import output
 import trainers
 from instruct_builders import on_ray
 from instruct_builders.errors import ConfigError, did_you_mean
-from instruct_builders.loading import BUILDERS
+from instruct_builders.loading import check_name
 
 
 @dataclass(kw_only=True)
@@ -57,9 +57,8 @@ def check(args: BuildArguments) -> None:
     """What can be known to fail before anything is read."""
     if (args.builder is None) == (args.mixture is None):
         raise ConfigError("give either builder (and data_files), or mixture with its sources.")
-    if args.builder is not None and args.builder not in BUILDERS:
-        hint = did_you_mean(args.builder, BUILDERS)
-        raise ConfigError(f"builder: no builder {args.builder!r}; there are {', '.join(BUILDERS)}.{hint}")
+    if args.builder is not None:
+        check_name(args.builder)
     if args.mixture is not None:
         defaults = {field.name: field.default for field in dataclasses.fields(BuildArguments)}
         misplaced = [name for name in PER_SOURCE if getattr(args, name) != defaults[name]]

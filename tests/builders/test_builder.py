@@ -262,7 +262,7 @@ def test_wrong_options_are_named(tmp_path, options, error, words):
 
 def test_rows_of_another_builder_are_refused(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"conversations": [{"from": "human", "value": "x"}]}])
-    with pytest.raises(SourceError, match=r"conversations.*sharegpt.*alpaca reads alpaca"):
+    with pytest.raises(SourceError, match=r"conversations.*sharegpt.*alpaca reads alpaca.*builder vicuna"):
         Alpaca(data_files=str(path))
     path = write_jsonl(tmp_path / "b.jsonl", [{"question": "x", "answer": "y"}])
     with pytest.raises(SourceError, match=r"question, answer.*columns="):
@@ -310,6 +310,18 @@ def test_a_mapped_tools_column_is_kept(tmp_path, build):
 def test_names_are_checked(tmp_path):
     with pytest.raises(ConfigError, match="Did you mean 'vicuna'"):
         load_dataset("vicunna", data_files="x.json")
+    with pytest.raises(ConfigError, match="sharegpt data is read by 'vicuna'"):
+        load_dataset("sharegpt", data_files="x.json")
+
+
+def test_prompts_and_completions_are_read_as_the_refusal_says(tmp_path, build):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "Say hi.", "completion": "hi"}])
+    with pytest.raises(SourceError) as refused:
+        build(Vicuna, data_files=str(path))
+    columns = {"instruction": "prompt", "output": "completion"}
+    assert f"Take alpaca with columns={columns}." in str(refused.value)
+    row = build(Alpaca, data_files=str(path), columns=columns).as_dataset("train")[0]
+    assert [turn["content"] for turn in row["messages"]] == ["Say hi.", "hi"]
 
 
 def test_bundled_samples_load(tmp_path):
