@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data not found: {folder} is no folder (set INSTRUCT_SHARED_DATA)")
     return folder
+
+
+@pytest.fixture
+def start_server(tmp_path):
+    """Starts the scripted model server in its own process, its log in `tmp_path/NAME.log`; gives its base_url."""
+    running = []
+
+    def start(name: str = "server", **flags) -> str:
+        given = [part for key, value in flags.items() for part in (f"--{key}", str(value))]
+        command = [sys.executable, "-m", "instruct_builders.generate.demo_server", "--port", "0"]
+        process = subprocess.Popen(
+            [*command, "--log", str(tmp_path / f"{name}.log"), *given], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        running.append(process)
+        return process.stdout.readline().strip()
+
+    yield start
+    for process in running:
+        process.terminate()
+        process.wait()
+        process.stdout.close()

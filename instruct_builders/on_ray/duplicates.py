@@ -107,18 +107,16 @@ def _keyed(
     rows = np.flatnonzero(flat.booleans(found.is_valid()))
     found = found.drop_null()
     words = np.frombuffer(found.buffers()[1] or b"", np.uint64)[: 2 * len(found)]
+    bucket = (words[::2] % np.uint64(buckets)).astype(np.int64)
+    return pa.table({"bucket": bucket, "key": found, **standing(table, block, rows, rows + starts[block], rank)})
+
+
+def standing(table: pa.Table, block: int, rows: np.ndarray, positions: np.ndarray, rank: Callable) -> dict:
+    """The columns that say which rows of a block these are, and by which the better of two is told."""
     score, length = rank(table, rows)
-    columns = {
-        "bucket": (words[::2] % np.uint64(buckets)).astype(np.int64),
-        "key": found,
-        "position": rows + starts[block],
-        "block": np.full(len(rows), block),
-        "row": rows,
-        "score": score,
-        "length": length,
-        "id": flat.one_array(table["id"]).take(pa.array(rows)),
-    }
-    return pa.table(columns)
+    names = flat.one_array(table["id"]).take(pa.array(rows))
+    where = {"position": positions, "block": np.full(len(rows), block), "row": rows}
+    return {**where, "score": score, "length": length, "id": names}
 
 
 def _later(group: pa.Table, same: str) -> pa.Table:

@@ -61,18 +61,9 @@ def _light(block: int, sets: Callable, rank: Callable, buckets: int) -> pa.Table
     table, positions, values, offsets = sets(block)
     rows = np.flatnonzero(np.diff(offsets))
     digests = np.add.reduceat(values, offsets[rows]) if len(rows) else np.empty(0, np.uint64)
-    score, length = rank(table, rows)
-    columns = {
-        "bucket": (digests % np.uint64(buckets)).astype(np.int64),
-        "digest": digests,
-        "position": positions[rows],
-        "block": np.full(len(rows), block),
-        "row": rows,
-        "score": score,
-        "length": length,
-        "id": flat.one_array(table["id"]).take(pa.array(rows)),
-    }
-    return pa.table(columns)
+    bucket = (digests % np.uint64(buckets)).astype(np.int64)
+    known = duplicates.standing(table, block, rows, positions[rows], rank)
+    return pa.table({"bucket": bucket, "digest": digests, **known})
 
 
 def _best(group: pa.Table) -> pa.Table:

@@ -241,32 +241,21 @@ def test_a_row_cannot_forge_what_a_task_says(forged):
         raise RuntimeError(quoted)
 
 
-@pytest.mark.parametrize("options", [{"strict": True}, {"max_bad_fraction": 0.001}])
-def test_too_many_bad_rows_say_the_same(options, files, tmp_path, ray_session):
+@pytest.mark.parametrize(
+    ("options", "settings", "error"),
+    [
+        ({"strict": True}, {}, TooManyRejected),
+        ({"max_bad_fraction": 0.001}, {}, TooManyRejected),
+        ({}, {"steps": ["exact_duplicates"], "strict": True}, BuildError),
+        ({}, {"steps": [{"blocked_words": {"words": WORDS}}, "near_duplicates"]}, BuildError),  # nothing is left
+    ],
+    ids=["strict rows", "too many bad", "strict steps", "nothing left"],
+)
+def test_what_stops_a_build_says_the_same(options, settings, error, files, tmp_path, ray_session):
     told = []
     for engine in ("local", "ray"):
         made = builder("alpaca", files["first"], tmp_path / "cache", **options)
-        with pytest.raises(TooManyRejected) as raised:
-            pipeline.build(made) if engine == "local" else on_ray.build(made, tmp_path / "out")
-        told.append(str(raised.value))
-    assert told[0] == told[1]
-
-
-def test_strict_steps_say_the_same(files, tmp_path, ray_session):
-    settings, told = {"steps": ["exact_duplicates"], "strict": True}, []
-    for engine in ("local", "ray"):
-        made = builder("alpaca", files["first"], tmp_path / "cache")
-        with pytest.raises(BuildError) as raised:
-            pipeline.build(made, **settings) if engine == "local" else on_ray.build(made, tmp_path / "o", **settings)
-        told.append(str(raised.value))
-    assert told[0] == told[1]
-
-
-def test_nothing_left_says_the_same(files, tmp_path, ray_session):
-    settings, told = {"steps": [{"blocked_words": {"words": WORDS}}, "near_duplicates"]}, []
-    for engine in ("local", "ray"):
-        made = builder("alpaca", files["first"], tmp_path / "cache")
-        with pytest.raises(BuildError) as raised:
+        with pytest.raises(error) as raised:
             pipeline.build(made, **settings) if engine == "local" else on_ray.build(made, tmp_path / "o", **settings)
         told.append(str(raised.value))
     assert told[0] == told[1]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -15,8 +12,6 @@ pytest.importorskip("aiohttp", reason="the extra 'generate' is not installed")
 
 from instruct_builders.generate.demo_server import DemoServer, Options
 from instruct_builders.generate.engine import Engine, Request
-
-ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def questions(count: int, **parameters) -> list[Request]:
@@ -56,24 +51,3 @@ def ask_all(tmp_path):
         return answers, account, lines
 
     return ask
-
-
-@pytest.fixture
-def start_server(tmp_path):
-    """Starts the server in a process of its own, with its log in `tmp_path/NAME.log`; gives its base_url."""
-    running = []
-
-    def start(name: str = "server", **flags) -> str:
-        given = [part for key, value in flags.items() for part in (f"--{key}", str(value))]
-        command = [sys.executable, "-m", "instruct_builders.generate.demo_server", "--port", "0"]
-        process = subprocess.Popen(
-            [*command, "--log", str(tmp_path / f"{name}.log"), *given], cwd=ROOT, stdout=subprocess.PIPE, text=True
-        )
-        running.append(process)
-        return process.stdout.readline().strip()
-
-    yield start
-    for process in running:
-        process.terminate()
-        process.wait()
-        process.stdout.close()

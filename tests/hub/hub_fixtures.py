@@ -10,8 +10,10 @@ import atexit
 import importlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +32,20 @@ importlib.import_module("huggingface_hub.constants")  # reads them now, not insi
 def pytest_configure(config):
     # huggingface_hub 2.4 passes a file as `data=` when it uploads; its own HTTP library calls that deprecated.
     config.addinivalue_line("filterwarnings", "ignore:Use 'content=<...>' to upload raw bytes:DeprecationWarning")
+
+
+def kill_while_uploading(hub: LoopbackHub, command: list[str]) -> None:
+    """Runs a command and kills it (SIGKILL) once it has begun to send a file."""
+    hub.cut_next("lfs_put", times=100)  # so that the client is waiting to try again when it is killed
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not hub.count("lfs_put", 0):
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    hub.faults.clear()
 
 
 @pytest.fixture

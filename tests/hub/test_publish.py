@@ -13,6 +13,7 @@ import time
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_fixtures import kill_while_uploading
 
 from instruct_builders.errors import PublishError, SecretFound
 from instruct_builders.publish import PublishResult, publish
@@ -206,17 +207,8 @@ def test_somebody_else_s_commit_in_between_is_built_upon(hub, built, monkeypatch
 def test_killed_while_uploading_leaves_main(hub, tmp_path, built):
     publish(built, "org/data")
     before, new = _state(hub), _build(tmp_path / "new", rows=9, shards=3)
-    hub.cut_next("lfs_put", times=100)  # so that the client is waiting to try again when it is killed
     code = f"from instruct_builders.publish import publish; publish({str(new)!r}, 'org/data')"
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stderr=subprocess.DEVNULL)
-    try:
-        while not hub.count("lfs_put", 0):
-            assert process.poll() is None
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.wait()
-    hub.faults.clear()
+    kill_while_uploading(hub, [sys.executable, "-W", "ignore", "-c", code])
     assert _state(hub) == before
     assert publish(new, "org/data").deleted == [f"default/train-0000{i}-of-00002.parquet" for i in range(2)]
 

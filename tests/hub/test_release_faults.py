@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from hub_fixtures import kill_while_uploading
 from release_runs import RECIPES, from_hub, make_base, push_base, releasing, train, write_rows
 
 from instruct_builders.errors import BuildError, ConfigError, PublishError, SecretFound, SourceError
@@ -129,20 +128,11 @@ def _scale(path: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
-def test_killed_while_it_uploads_and_run_again(hub, final, tmp_path):
+def test_killed_while_it_uploads_and_run_again(hub, final):
     """kill -9 of `python recipes/release.py` in mid-upload: no commit; the same command again publishes."""
-    hub.cut_next("lfs_put", times=100)  # so that the client is waiting to try again when it is killed
     command = [sys.executable, "-W", "ignore", str(RECIPES / "release.py"), "--model_dir", str(final)]
     command += ["--repo_id", "me/model", "--what", "merged"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-    try:
-        while not hub.count("lfs_put", 0):
-            assert process.poll() is None
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.wait()
-    hub.faults.clear()
+    kill_while_uploading(hub, command)
     assert (
         list(hub.store.files("model", "me/model")) == [".gitattributes"] and hub.store.tags("model", "me/model") == {}
     )

@@ -45,26 +45,6 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-@pytest.fixture
-def server(tmp_path):
-    """A scripted server in a process of its own; gives its base_url. Its log is `tmp_path/server.log`."""
-    running = []
-
-    def start(**options) -> str:
-        given = [part for key, value in options.items() for part in (f"--{key}", str(value))]
-        command = [sys.executable, "-m", "instruct_builders.generate.demo_server", "--port", "0"]
-        log = ["--log", str(tmp_path / "server.log")]
-        process = subprocess.Popen([*command, *log, *given], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        running.append(process)
-        return process.stdout.readline().strip()
-
-    yield start
-    for process in running:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
-
-
 def test_the_directory_is_a_dataset_that_says_who_wrote_it(tmp_path, capsys):
     out = tmp_path / "out"
     more = ("--target", "25", "--test_size", "0.2", "--prices", "{input: 1.0, output: 2.0}", "--title", "Trial")
@@ -98,9 +78,9 @@ def test_the_histogram_is_the_same_picture_for_the_same_scores():
     assert picture != plots.novelty_histogram([0.0, 0.3, 0.7, 0.9], 0.8)
 
 
-def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path, server):
+def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path, start_server):
     """kill -9 at random moments; the directory and the work files are those of a run that nobody killed."""
-    url = server(latency=0.05, latency_sigma=0.5)
+    url = start_server(latency=0.05, latency_sigma=0.5)
     options = ["--target", "40", "--window", "8", "--demo", "--base_url", url, "--max_concurrency", "4"]
     command = [sys.executable, str(ROOT / "recipes" / "generate.py")]
     killed, whole, log = tmp_path / "killed" / "out", tmp_path / "whole" / "out", tmp_path / "server.log"
@@ -135,9 +115,9 @@ def paid(log: Path) -> set[int]:
 
 
 @pytest.mark.parametrize("name", ["pool.jsonl", "generated.jsonl.incomplete", "runs.jsonl"])
-def test_a_full_disk_under_the_work_files_loses_nothing(name, tmp_path, server, capsys):
+def test_a_full_disk_under_the_work_files_loses_nothing(name, tmp_path, start_server, capsys):
     """A file that grows meets a device without room; with room again, nothing is asked twice."""
-    url, work, log = server(), tmp_path / "out.work", tmp_path / "server.log"
+    url, work, log = start_server(), tmp_path / "out.work", tmp_path / "server.log"
     options = ("--base_url", url, "--target", "10", "--window", "4")
     work.mkdir()
     (work / name).symlink_to("/dev/full")
@@ -152,8 +132,8 @@ def test_a_full_disk_under_the_work_files_loses_nothing(name, tmp_path, server, 
     assert digests(tmp_path / "out") == digests(tmp_path / "whole" / "out")
 
 
-def test_a_full_disk_under_the_output_leaves_nothing_half_written(tmp_path, server):
-    url, small, log = server(), tmp_path / "small", tmp_path / "server.log"
+def test_a_full_disk_under_the_output_leaves_nothing_half_written(tmp_path, start_server):
+    url, small, log = start_server(), tmp_path / "small", tmp_path / "server.log"
     small.mkdir()
     mounted = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(small)]
     if os.geteuid() or subprocess.run(mounted, capture_output=True, check=False).returncode:
@@ -171,8 +151,8 @@ def test_a_full_disk_under_the_output_leaves_nothing_half_written(tmp_path, serv
     assert log.stat().st_size == asked  # all of it was in the journal
 
 
-def test_exit_codes(tmp_path, server, capsys):
-    url = server(latency=0.3)
+def test_exit_codes(tmp_path, start_server, capsys):
+    url = start_server(latency=0.3)
     script = [sys.executable, str(ROOT / "recipes" / "generate.py")]
     assert run(tmp_path / "a", "--max_requests", "3", "--target", "10") == 5
     assert "max_requests=3 is reached" in capsys.readouterr().err and not (tmp_path / "a").exists()

@@ -12,7 +12,7 @@ How answers and verdicts that are missing enter the score:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from instruct_builders.generate import verdicts
@@ -77,13 +77,18 @@ async def grade(
         verdict = {"score": said.value, "problem": problem, "asked": True}
         return told | verdict | {"reason": said.reason, "attempts": said.attempts}
 
+    return await every_turn(engine, one, asked, rows)
+
+
+async def every_turn(
+    engine: Engine, judge: Callable[[tuple], Awaitable[dict]], asked: QuestionSet, *answered: Sequence[Mapping]
+) -> list[dict]:
+    """`judge((question, answers of each model, turn))` for every turn of every question, in order."""
     wanted = [
-        (question, row, turn)
-        for question, row in zip(asked.questions, rows, strict=True)
-        for turn in range(len(question["turns"]))
+        (*one, turn) for one in zip(asked.questions, *answered, strict=True) for turn in range(len(one[0]["turns"]))
     ]
     engine.goal, judgments = len(wanted), []
-    async for judgment in in_order(one, wanted):
+    async for judgment in in_order(judge, wanted):
         engine.tally(judgment["problem"])
         judgments.append(judgment)
     return judgments
@@ -117,10 +122,7 @@ def summary(
         metrics["length_correlation"] = results.plain_metric(rho, len(graded))
     if rate := canaries.hit_rate(tested):
         metrics["canary_hit_rate"] = rate
-    groups = {}
-    for category in dict.fromkeys(one["category"] for one in judgments):
-        if own := _scores([one for one in judgments if one["category"] == category], seed):
-            groups[category] = own
+    groups = by_category(judgments, lambda some: _scores(some, seed))
     counts = counted(asked, rows, judgments, tested)
     return results.result(
         "mt_bench",
@@ -136,6 +138,14 @@ def summary(
         notes=[*notes, *remarks(asked, counts, tested)],
         date=date,
     )
+
+
+def by_category(judgments: Sequence[Mapping], measure: Callable[[list], dict]) -> dict[str, dict]:
+    """Category -> what `measure` finds in its judgments, where it finds anything."""
+    parts: dict[str, list] = {}
+    for one in judgments:
+        parts.setdefault(one["category"], []).append(one)
+    return {category: found for category, part in parts.items() if (found := measure(part))}
 
 
 def _scores(judgments: Sequence[Mapping], seed: int) -> dict[str, dict]:

@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from instruct_builders.generate.growing import in_order
-
 from . import canaries, judging, length_bias, mt_bench, results
 from .question_sets import QuestionSet
 
@@ -78,16 +76,7 @@ async def compare(
         found |= {"attempts": sum(one.attempts for one in said), "problem": problem and f"judge_{problem}"}
         return told | found | {"outcome": outcome(*found["verdicts"])}
 
-    wanted = [
-        (question, own, other, turn)
-        for question, own, other in zip(asked.questions, ours, theirs, strict=True)
-        for turn in range(len(question["turns"]))
-    ]
-    engine.goal, judgments = len(wanted), []
-    async for judgment in in_order(one, wanted):
-        engine.tally(judgment["problem"])
-        judgments.append(judgment)
-    return judgments
+    return await mt_bench.every_turn(engine, one, asked, ours, theirs)
 
 
 def outcome(as_a: str | None, as_b: str | None) -> float | None:
@@ -115,10 +104,7 @@ def summary(
     one_way = [ALL_ONE_WAY] if "characters_more" in metrics and CONTROLLED not in metrics else []
     if rate := canaries.hit_rate(tested):
         metrics["canary_hit_rate"] = rate
-    groups = {}
-    for category in dict.fromkeys(one["category"] for one in judgments):
-        if own := _rates([one for one in judgments if one["category"] == category], seed):
-            groups[category] = own
+    groups = mt_bench.by_category(judgments, lambda some: _rates(some, seed))
     counts = _counted(asked, ours, theirs, judgments, tested)
     return results.result(
         "mt_bench_pairwise",
