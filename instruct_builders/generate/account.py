@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from . import settings
+
 if TYPE_CHECKING:
     from .engine import Engine
 
@@ -23,7 +25,7 @@ def of(engine: Engine, sent: Counter) -> dict:
     tokens = {name: total[name] for name in ("prompt_tokens", "completion_tokens")}
     return {
         "model": engine.model,
-        "server": None if engine.base_url is None else str(engine.base_url),
+        "server": settings.shown(engine.base_url) if engine.base_url else None,
         "demo": engine.demo,
         "journal": str(engine.journal_path),
         "questions": {name: total[name] for name in ("asked", "answered", "failed", "replies")},

@@ -49,6 +49,7 @@ class Answer:
         attempts (`int`): Replies that were read for it, from the journal or the server.
         key (`str`): Of the question in the journal: 32 hex digits.
         cached (`bool`): Whether nothing was sent.
+        detail (`str`): What the server said, where it refused the question or could not be reached.
     """
 
     text: str | None
@@ -58,6 +59,7 @@ class Answer:
     attempts: int
     key: str
     cached: bool
+    detail: str = ""
 
 
 RESERVED = {"model", "messages", "stream", "n"}  # parameters that the engine owns

@@ -15,12 +15,17 @@ import uuid
 from ..errors import GenerationError, Stopped
 from .journal import Journal
 from .sending import Sender, Unreachable
-from .statuses import BUSY, Reply
+from .statuses import BUSY, RETRYABLE, Reply
 
 MOST_LINES, MOST_BYTES = 50_000, 190_000_000  # of one batch: OpenAI allows 50,000 lines and 200 MB
+LINE_BYTES = 120  # that a line has around the body
 QUIET_SECONDS = 1.0  # nothing new was asked for so long: then a batch is handed over
 POLL_SECONDS = (5.0, 60.0)  # the first and the longest pause between looks at a batch
+MAKING_SECONDS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # after each of which a batch is looked for that may have been made
+REPETITIONS = 8  # by the client, of what may be repeated
+LOOKS = 20  # at a batch, in a row, that fail before the run stops
 FINAL = ("completed", "expired", "failed", "cancelled")
+TOO_MUCH = "token_limit_exceeded"  # more tokens are waiting in batches than the account may have at once
 
 
 class BatchTransport:
@@ -35,8 +40,10 @@ class BatchTransport:
     name = "the Batch API"
 
     def __init__(self, client, journal: Journal, errors: tuple):
-        self.client, self.journal, self.errors = client.with_options(max_retries=8), journal, errors
-        self.quiet, self.poll = QUIET_SECONDS, POLL_SECONDS
+        self.client, self.once = client.with_options(max_retries=REPETITIONS), client.with_options(max_retries=0)
+        self.journal, self.errors = journal, errors
+        self.quiet, self.poll, self.most = QUIET_SECONDS, POLL_SECONDS, MOST_LINES
+        self.open = 0  # batches under way
         self.sender: Sender | None = None
         self.futures: dict[str, asyncio.Future] = {}
         self.collected: dict[str, bytes] = {}
@@ -54,10 +61,8 @@ class BatchTransport:
         self.sender = sender
         rows = self.journal.db.execute("SELECT token, batch, questions FROM batches WHERE state = 'open'").fetchall()
         if any(batch is None for _, batch, _ in rows):
-            found = {}
             try:
-                async for batch in self.client.batches.list(limit=100):
-                    found[(batch.metadata or {}).get("token")] = batch.id
+                found = await self._made()
             except self.errors as error:
                 raise GenerationError(f"the list of batches can't be read: {sender.clean(str(error))}") from error
             rows = [(token, batch or found.get(token), names) for token, batch, names in rows]
@@ -68,6 +73,10 @@ class BatchTransport:
             self.earlier |= set(json.loads(names))
             self._follow(token, batch, json.loads(names))
 
+    async def _made(self) -> dict[str, str]:
+        """Token -> id of every batch that the server knows."""
+        return {(batch.metadata or {}).get("token"): batch.id async for batch in self.client.batches.list(limit=100)}
+
     def is_under_way(self, name: str) -> bool:
         """Whether a batch of an earlier run holds this question: it is paid for already."""
         return name in self.earlier
@@ -76,10 +85,7 @@ class BatchTransport:
         future = self.futures.get(name)
         if future is None:
             future = self.futures[name] = asyncio.get_running_loop().create_future()
-            self.collected[name] = body
-            self.size, self.last = self.size + len(body), time.monotonic()
-            if self.collector is None:
-                self.collector = self._spawn(self._collect())
+            self._collect({name: body})
         await asyncio.wait([future, self.sender.halted], return_when=asyncio.FIRST_COMPLETED)
         if future.done():
             self.futures.pop(name, None)
@@ -93,17 +99,29 @@ class BatchTransport:
         task.add_done_callback(self.tasks.discard)
         return task
 
-    async def _collect(self) -> None:
+    def _collect(self, bodies: dict[str, bytes]) -> None:
+        self.collected |= bodies
+        self.size, self.last = self.size + sum(map(_size, bodies.values())), time.monotonic()
+        if self.collector is None:
+            self.collector = self._spawn(self._hand_over_all())
+
+    async def _hand_over_all(self) -> None:
         """Hands a batch over as soon as it is full, or nothing more comes."""
         while self.collected:
-            full = len(self.collected) >= MOST_LINES or self.size >= MOST_BYTES
+            full = len(self.collected) >= self.most or self.size >= MOST_BYTES
             rest = self.last + self.quiet - time.monotonic()
             if not full and rest > 0:
                 await asyncio.sleep(rest)
                 continue
-            names = list(self.collected)[:MOST_LINES]
-            bodies = {name: self.collected.pop(name) for name in names}
-            self.size = sum(map(len, self.collected.values()))
+            bodies, size = {}, 0
+            for name, body in self.collected.items():
+                size += _size(body)
+                if bodies and (len(bodies) == self.most or size > MOST_BYTES):
+                    break
+                bodies[name] = body
+            for name, body in bodies.items():
+                del self.collected[name]
+                self.size -= _size(body)
             await self._hand_over(bodies)
         self.collector = None
 
@@ -120,18 +138,43 @@ class BatchTransport:
         )
         try:
             file = await self.client.files.create(file=("batch.jsonl", lines), purpose="batch")
-            batch = await self.client.batches.create(
-                input_file_id=file.id,
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                metadata={"token": token},
-            )
+            batch = await self._make(token, file.id)
         except self.errors as error:
             self._note("UPDATE batches SET state = 'lost' WHERE token = ?", (token,))
             self._refuse(names, error)
             return
-        self._note("UPDATE batches SET batch = ? WHERE token = ?", (batch.id, token))
-        self._follow(token, batch.id, names)
+        if batch is None:
+            said = "the Batch API did not say whether it has made a batch"
+            self.sender.stop(Stopped(f"{said}: run the same command again, which looks for it and takes it up."))
+            return
+        self._note("UPDATE batches SET batch = ? WHERE token = ?", (batch, token))
+        self._follow(token, batch, names, bodies)
+
+    async def _make(self, token: str, file: str) -> str | None:
+        """The id of a new batch, or `None` where it stays unknown whether there is one.
+
+        A request to make one is not repeated before it is known that it made none: both would be paid for.
+        """
+        for pause in MAKING_SECONDS:
+            try:
+                made = await self.once.batches.create(
+                    input_file_id=file,
+                    endpoint="/v1/chat/completions",
+                    completion_window="24h",
+                    metadata={"token": token},
+                )
+                return made.id
+            except self.errors as error:
+                if _status(error) is not None and _status(error) < 500:
+                    raise  # refused, so there is none
+            await asyncio.sleep(pause)
+            try:
+                found = await self._made()
+            except self.errors:
+                return None
+            if token in found:
+                return found[token]
+        return None
 
     def _refuse(self, names: list[str], error: Exception) -> None:
         """Gives every question of a batch the error that the whole of it met."""
@@ -142,25 +185,32 @@ class BatchTransport:
             else:
                 self._resolve(name, Reply(response.status_code, response.headers, response.content))
 
-    def _follow(self, token: str, batch: str, names: list[str]) -> None:
+    def _follow(self, token: str, batch: str, names: list[str], bodies: dict[str, bytes] | None = None) -> None:
         loop = asyncio.get_running_loop()
         for name in names:
             self.futures.setdefault(name, loop.create_future())
-        self._spawn(self._fetch(token, batch, names))
+        self.open += 1
+        self._spawn(self._fetch(token, batch, names, bodies or {}))
 
-    async def _fetch(self, token: str, batch: str, names: list[str]) -> None:
+    async def _fetch(self, token: str, batch: str, names: list[str], bodies: dict[str, bytes]) -> None:
         """Looks at a batch until it is done, journals all its replies, then resolves its questions."""
-        pause, began = self.poll[0], time.monotonic()
+        began = time.monotonic()
         try:
-            while (state := await self.client.batches.retrieve(batch)).status not in FINAL:
-                await asyncio.sleep(pause)
-                pause = min(self.poll[1], pause * 1.5)
-            replies = {}
-            for file in (state.output_file_id, state.error_file_id):
-                if file:
-                    replies |= parse_results((await self.client.files.content(file)).content)
+            state, replies = await self._results(batch)
         except self.errors as error:
-            self._refuse(names, error)
+            if _passing(error):
+                said = f"batch {batch} can't be looked at ({self.sender.clean(str(error))})"
+                self.sender.stop(Stopped(f"{said}: the same command fetches it when it can."))
+            else:
+                self._refuse(names, error)
+            return
+        finally:
+            self.open -= 1
+        if state.status == "failed" and bodies and (len(bodies) > 1 or self.open) and _too_much(state):
+            self._note("UPDATE batches SET state = 'done' WHERE token = ?", (token,))
+            self.most = max(1, len(bodies) // 2)
+            await asyncio.sleep(self.poll[1])  # others that are under way may end
+            self._collect(bodies)
             return
         gone = Reply(500, {}, f"the batch {state.status} without this line".encode())
         if state.status == "failed":
@@ -177,6 +227,25 @@ class BatchTransport:
             self.sender.stop(self.journal.failed(error))
         for name in names:
             self._resolve(name, replies.get(name, gone))
+
+    async def _results(self, batch: str) -> tuple:
+        """A batch when it is done, and its replies. Where the server fails it is looked at again: it is paid for."""
+        pause, failed = self.poll[0], 0
+        while True:
+            try:
+                state = await self.client.batches.retrieve(batch)
+                failed = 0
+                if state.status in FINAL:
+                    replies: dict[str, Reply] = {}
+                    for file in filter(None, (state.output_file_id, state.error_file_id)):
+                        replies |= parse_results((await self.client.files.content(file)).content)
+                    return state, replies
+            except self.errors as error:
+                failed += 1
+                if failed == LOOKS or not _passing(error):
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(self.poll[1], pause * 1.5)
 
     def _resolve(self, name: str, result: Reply | Exception) -> None:
         future = self.futures.get(name)
@@ -195,6 +264,25 @@ class BatchTransport:
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+def _size(body: bytes) -> int:
+    return len(body) + LINE_BYTES
+
+
+def _status(error: Exception) -> int | None:
+    """Of the reply; `None` where there was none."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _passing(error: Exception) -> bool:
+    """Whether an error may pass: no connection, or a server that is busy or out of order."""
+    status = _status(error)
+    return status is None or status >= 500 or status in (*BUSY, *RETRYABLE)
+
+
+def _too_much(state) -> bool:
+    return any(one.code == TOO_MUCH for one in (state.errors.data if state.errors else None) or [])
 
 
 def parse_results(content: bytes) -> dict[str, Reply]:

@@ -288,6 +288,8 @@ async def serve(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        sys.exit(sys.stdout.write(f"{__doc__}\n") and None)
     try:
         asyncio.run(serve(parse(sys.argv[1:])))
     except ConfigError as error:

@@ -19,7 +19,7 @@ from . import account, answers, interrupts, pacing, settings, statuses
 from .asking import Answer, Request, body_of_attempt, estimated_usage, prepare
 from .budget import Budget
 from .entrance import Entrance
-from .journal import Journal
+from .journal import GivenUp, Journal
 from .openai_transport import OpenAITransport
 from .sending import Sender
 from .settings import DEMO_MODEL
@@ -95,6 +95,7 @@ class Engine:
             above_0_or_none={"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute},
             not_negative={"max_retries": max_retries, "max_retries_total": max_retries_total},
         )
+        settings.check_url(self.base_url)
         settings.check_model(self.model, self.base_url, self.key, demo=demo, replay=replay, transport=transport)
         self.journal_path, self.prices = journal, prices
         self.limits = {"requests": max_requests, "tokens": max_tokens_total, "cost": max_cost}
@@ -113,7 +114,7 @@ class Engine:
 
     async def __aenter__(self) -> Engine:
         self._flights: dict[str, asyncio.Task] = {}
-        self._bad_in_a_row = 0
+        self._bad_in_a_row, self._counted = 0, set()
         self._entrance = Entrance(ASKED_AT_ONCE)
         self._sender: Sender | None = None
         self._closing: list[Callable] = []
@@ -155,7 +156,7 @@ class Engine:
             # The server decides when: all is handed over at once, and may take a day.
             pacer, timeout = pacing.Pacer(10**6), None
             self._closing.append(send.aclose)
-        where = str(self.base_url or getattr(send, "name", "OpenAI"))
+        where = settings.shown(self.base_url) if self.base_url else getattr(send, "name", "OpenAI")
         options = {"max_retries": self.max_retries, "max_wait": self.max_wait, "secret": self.key, "seed": self.seed}
         self._sender = Sender(send, self.journal, self.budget, pacer, timeout=timeout, where=where, **options)
         if self.transport == "batch":
@@ -187,6 +188,11 @@ class Engine:
         """Why the run stopped before its end, or `None`."""
         stopped = self._sender.stopped if self._sender is not None else None
         return None if stopped is not None and str(stopped) == CLOSED else stopped
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that were sent and have no reply yet."""
+        return 0 if self._sender is None else self._sender.in_flight
 
     def stop(self, error: InstructError) -> None:
         """Sends nothing more: every `ask` that would have to raises `error`; the first reason given stays."""
@@ -230,7 +236,7 @@ class Engine:
         purpose = self.purposes.setdefault(request.purpose, Counter())
         purpose["asked"] += 1
         stored = self.journal.replies(key)
-        cached, truncations, problem, usage, reading = True, 0, None, {}, None
+        cached, truncations, problem, usage, reading, detail = True, 0, None, {}, None, ""
         for attempt in range(self.max_retries + 1):
             sent = body_of_attempt(body, attempt, truncations)
             if attempt < len(stored):
@@ -239,17 +245,18 @@ class Engine:
                 if attempt:
                     await self._before_repeating(problem, attempt)
                 cached = False
-                reading = await self._fresh(key, attempt, request.purpose, sent)
-            if isinstance(reading, str):  # given up without a reply
-                # An answer that was cut is asked for with more room, which the context may lack.
-                problem, reading = problem if truncations and reading == "prompt_too_long" else reading, None
+                reading = await self._fresh(key, attempt, request.purpose, sent, truncations > 0)
+            if isinstance(reading, GivenUp):  # without a reply
+                problem, detail, reading = reading.reason, reading.detail, None
                 if problem not in account.TRANSPORT_REASONS:  # the server's word on this question
                     self.reasons[problem] += 1
-                    self._in_a_row(problem)
+                    self._in_a_row(problem, detail)
                 break
             usage = {**reading.usage, "estimated": False} if reading.usage else estimated_usage(sent, reading.text)
             problem = self._problem(reading, request)
-            self._count(purpose, problem, usage, fresh=attempt >= len(stored))
+            if (key, attempt) not in self._counted:  # who asks the same again pays nothing, and gets the same reply
+                self._counted.add((key, attempt))
+                self._count(purpose, problem, usage, fresh=attempt >= len(stored))
             if problem is None:
                 break
             truncations += problem == "length"
@@ -257,7 +264,7 @@ class Engine:
         self.counts["from_journal"] += cached
         text = reading.text if problem is None else None
         finish = reading.finish_reason if reading else None
-        return Answer(text, problem, finish, usage, attempt + 1, key, cached)
+        return Answer(text, problem, finish, usage, attempt + 1, key, cached, detail)
 
     def _problem(self, reading: answers.Reading, request: Request) -> str | None:
         if reading.defect and not (reading.defect == "length" and request.keep_truncated and reading.text):
@@ -275,16 +282,19 @@ class Engine:
         if fresh:
             self._in_a_row(problem)
 
-    def _in_a_row(self, problem: str | None) -> None:
+    def _in_a_row(self, problem: str | None, detail: str = "") -> None:
         self._bad_in_a_row = self._bad_in_a_row + 1 if problem else 0
         if self._bad_in_a_row >= BAD_IN_A_ROW:
-            self.stop(Stopped(f"the last {BAD_IN_A_ROW} replies were all unusable, the last one: {problem}."))
+            said = f"{problem} ({detail})" if detail else problem
+            self.stop(Stopped(f"the last {BAD_IN_A_ROW} replies were all unusable, the last one: {said}."))
 
-    async def _fresh(self, key: str, attempt: int, purpose: str, body: dict) -> answers.Reading | str:
+    async def _fresh(
+        self, key: str, attempt: int, purpose: str, body: dict, raised: bool
+    ) -> answers.Reading | GivenUp:
         if self._sender is not None:
-            return await self._sender.reply(key, attempt, purpose, body)
-        if reason := self.journal.given_up(key):
-            return reason
+            return await self._sender.reply(key, attempt, purpose, body, raised)
+        if why := self.journal.given_up(key):
+            return why
         said = str(body["messages"][-1].get("content"))[:80]
         raise Stopped(f"replay: {self.journal_path} holds no answer to {said!r} ({purpose or 'no purpose'}).")
 

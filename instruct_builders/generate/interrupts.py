@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import signal
 import threading
@@ -15,6 +16,8 @@ from ..errors import Stopped
 
 if TYPE_CHECKING:
     from .engine import Engine
+
+logger = logging.getLogger(__name__)
 
 INTERRUPTED = 130  # the exit code of a shell's own commands after Ctrl-C
 TOLD = "interrupted by {}: every reply is kept, run the same command to go on."
@@ -42,11 +45,23 @@ def _beside(engine: Engine, function: Callable[[Engine], Awaitable]):
     try:
         return result.result()
     except KeyboardInterrupt:
+        _tell(engine, "SIGINT")
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loops.get().call_soon_threadsafe(engine.stop, Stopped(TOLD.format("SIGINT"), INTERRUPTED))
         return result.result()
     finally:
         pool.shutdown(wait=False)
+
+
+def _tell(engine: Engine, name: str) -> None:
+    """A word at once: what is in flight may take as long as a request may."""
+    if count := engine.in_flight:
+        logger.warning(
+            "%s: nothing more is asked; waiting for %d replies in flight, %g s at most. Once more, and they are lost.",
+            name,
+            count,
+            engine.timeout,
+        )
 
 
 async def _listening(engine: Engine, function: Callable[[Engine], Awaitable]):
@@ -61,6 +76,7 @@ async def _listening(engine: Engine, function: Callable[[Engine], Awaitable]):
 
     def interrupt(name: str) -> None:
         stop_listening()
+        _tell(engine, name)
         engine.stop(Stopped(TOLD.format(name), INTERRUPTED))
 
     async with engine:

@@ -11,13 +11,14 @@ import sqlite3
 import threading
 import time
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from ..errors import GenerationError
 
-APPLICATION, VERSION = 0x1B5F10, 1  # SQLite's application_id and user_version
+APPLICATION, VERSION = 0x1B5F10, 2  # SQLite's application_id and user_version
 SYNC_SECONDS = 5.0  # how much a power failure may cost; a sync makes writers wait on some disks
 SCHEMA = """
 CREATE TABLE replies (
@@ -30,13 +31,21 @@ CREATE TABLE replies (
     received REAL NOT NULL,     -- Unix time
     PRIMARY KEY (question, attempt)
 );
-CREATE TABLE given_up (question TEXT PRIMARY KEY, reason TEXT NOT NULL);
+CREATE TABLE given_up (question TEXT PRIMARY KEY, reason TEXT NOT NULL, detail TEXT NOT NULL);
 CREATE TABLE runs (
     run INTEGER PRIMARY KEY, started REAL NOT NULL,
     requests INTEGER NOT NULL DEFAULT 0, tokens INTEGER NOT NULL DEFAULT 0, cost REAL NOT NULL DEFAULT 0
 );
 CREATE TABLE batches (token TEXT PRIMARY KEY, batch TEXT, state TEXT NOT NULL, questions TEXT NOT NULL);
 """
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """A question without a reply: a key of [`answers.DEFECTS`], and what the server or the connection said."""
+
+    reason: str
+    detail: str
 
 
 class Journal:
@@ -130,10 +139,10 @@ class Journal:
         rows = self.db.execute("SELECT body FROM replies WHERE question = ? ORDER BY attempt", (question,))
         return [body for (body,) in rows]
 
-    def given_up(self, question: str) -> str | None:
+    def given_up(self, question: str) -> GivenUp | None:
         """Why an earlier run gave up on a question without a reply: for `replay`, which has nobody to ask."""
-        row = self.db.execute("SELECT reason FROM given_up WHERE question = ?", (question,)).fetchone()
-        return row[0] if row else None
+        row = self.db.execute("SELECT reason, detail FROM given_up WHERE question = ?", (question,)).fetchone()
+        return GivenUp(*row) if row else None
 
     def spent(self) -> dict:
         """Requests, tokens and cost of the earlier runs; what a killed run had in flight counts in full."""
@@ -149,9 +158,9 @@ class Journal:
         packed = zlib.compress(asked, 1)
         self.pending.append((question, attempt, purpose, packed, body, seconds, time.time()))
 
-    def give_up(self, question: str, reason: str) -> None:
+    def give_up(self, question: str, why: GivenUp) -> None:
         """Notes in the next commit that a question stays without an answer."""
-        self.pending.append((question, reason))
+        self.pending.append((question, why.reason, why.detail))
 
     def commit(self, spent: dict | None = None) -> None:
         """Writes what was added, and what this run has spent or reserved so far, in one transaction.
@@ -160,15 +169,15 @@ class Journal:
             sqlite3.Error: Where the disk is full; what was added stays for the next call.
         """
         with self.db:
-            replies = [row for row in self.pending if len(row) > 2]
+            replies = [row for row in self.pending if len(row) > 3]
             self.db.executemany(
                 "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?) "
                 # A batch is journaled as a whole before those who asked have noted what for.
                 "ON CONFLICT (question, attempt) DO UPDATE SET purpose = excluded.purpose, asked = excluded.asked",
                 replies,
             )
-            failures = [row for row in self.pending if len(row) == 2]
-            self.db.executemany("INSERT OR REPLACE INTO given_up VALUES (?, ?)", failures)
+            failures = [row for row in self.pending if len(row) == 3]
+            self.db.executemany("INSERT OR REPLACE INTO given_up VALUES (?, ?, ?)", failures)
             if spent is not None:
                 self.db.execute(
                     "UPDATE runs SET requests = :requests, tokens = :tokens, cost = :cost WHERE run = :run",

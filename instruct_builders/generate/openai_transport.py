@@ -32,6 +32,8 @@ class OpenAITransport:
         self.client = openai.AsyncOpenAI(api_key=key or "none", base_url=base_url, max_retries=0, timeout=timeout)
         self.errors = (openai.APIStatusError, openai.APIConnectionError)  # of the client, for the Batch API
         self.failed = aiohttp.ClientError
+        # Before a byte of the request was out: no address, no connection, no TLS, a proxy that refuses.
+        self.unsent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
         self.url = yarl.URL(f"{str(self.client.base_url).rstrip('/')}/chat/completions")
         stated = {**self.client.default_headers, **self.client.auth_headers}
         headers = {name: value for name, value in stated.items() if isinstance(value, str)}
@@ -54,7 +56,7 @@ class OpenAITransport:
             async with self.session.post(self.url, data=body, allow_redirects=False) as response:
                 return statuses.Reply(response.status, response.headers, await response.read())
         except self.failed as error:
-            raise Unreachable(str(error) or type(error).__name__) from error
+            raise Unreachable(str(error) or type(error).__name__, sent=not isinstance(error, self.unsent)) from error
 
     async def aclose(self) -> None:
         await self.session.close()

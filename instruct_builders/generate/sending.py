@@ -14,7 +14,7 @@ from . import answers, pacing, statuses
 from .asking import canonical
 from .budget import Budget
 from .entrance import Entrance
-from .journal import Journal
+from .journal import GivenUp, Journal
 
 FIRST_CONTACT = 4  # tries to reach a server that never answered
 LONE_SECONDS = 60.0  # of failing, for a question that failed where others did not
@@ -26,7 +26,16 @@ PROMPT_BYTES = 4  # a token, in the mean of English text: for tokens_per_minute
 
 
 class Unreachable(Exception):
-    """What a transport raises where the connection failed: refused, reset, cut."""
+    """What a transport raises where the connection failed: refused, reset, cut.
+
+    Args:
+        said (`str`): For a person.
+        sent (`bool`, *optional*, defaults to `True`): Whether the request may be there, and be paid for.
+    """
+
+    def __init__(self, said: str, sent: bool = True):
+        super().__init__(said)
+        self.sent = sent
 
 
 class Sender:
@@ -93,8 +102,13 @@ class Sender:
         if self.stopped is not None:
             raise type(self.stopped)(*self.stopped.args)
 
-    async def reply(self, question: str, attempt: int, purpose: str, body: dict) -> answers.Reading | str:
+    async def reply(
+        self, question: str, attempt: int, purpose: str, body: dict, raised: bool = False
+    ) -> answers.Reading | GivenUp:
         """The journaled reply to one attempt of a question, read; or why it was given up.
+
+        `raised` says that this attempt asks for more tokens than the question does, since an answer was cut: a server
+        that allows no more speaks of that alone.
 
         Raises:
             Stopped, GenerationError: If the run stops before.
@@ -111,7 +125,7 @@ class Sender:
             try:
                 await self._admit(amount, tokens)
                 began = self.loop.time()
-                verdict, again = await self._try(question, attempt, purpose, asked, amount, tokens, began)
+                verdict, again = await self._try(question, attempt, purpose, asked, amount, tokens, began, raised)
             finally:
                 self._give_turn_back()
             if verdict.kind == "reply":
@@ -120,8 +134,7 @@ class Sender:
             now = self.loop.time()
             if verdict.kind == "refused":
                 self._last_reply, self._trouble = now, -1.0  # the server is well
-                self._give_up(question, verdict.reason)
-                return verdict.reason
+                return self._give_up(question, verdict.reason, verdict.detail)
             self.counts[verdict.reason] += 1
             first, since, failed = first or now, failed or began, now
             own = verdict.kind == "failed" and self._answered_from > since  # others, sent later, were answered
@@ -129,8 +142,7 @@ class Sender:
             # Among the last questions of a run nobody else is answered: then what it did before decides.
             lone = failures and failures + waits > self.max_retries and now - first > min(LONE_SECONDS, self.max_wait)
             if failures > self.max_retries or (verdict.kind == "failed" and lone):
-                self._give_up(question, verdict.reason)
-                return verdict.reason
+                return self._give_up(question, verdict.reason, verdict.detail)
             if not own:
                 self._check_patience(verdict, waits)
             await self.sleep_until(again or now + pacing.backoff(failures + waits - 1, self.draw))
@@ -178,7 +190,15 @@ class Sender:
                 raise
 
     async def _try(
-        self, question: str, attempt: int, purpose: str, asked: bytes, amount: dict, tokens: int, began: float
+        self,
+        question: str,
+        attempt: int,
+        purpose: str,
+        asked: bytes,
+        amount: dict,
+        tokens: int,
+        began: float,
+        raised: bool,
     ) -> tuple[statuses.Verdict, float]:
         """Sends once. Gives the verdict, and the time of the next try where the server named one."""
         self.counts["requests"] += 1
@@ -189,12 +209,15 @@ class Sender:
             # Of replies that come all at once, the first makes way for the next request before the last is read.
             await self._exit.pass_through()
             verdict = statuses.judge(reply)
+            if raised and reply.status in statuses.REFUSED and verdict.reason != "content_filter":
+                verdict = statuses.Verdict("refused", "length", verdict.detail)
         except TimeoutError:
             verdict, actual = statuses.Verdict("failed", "timeout", f"{self.timeout:g} s"), amount
             self.pacer.late(self.loop.time())
         except Unreachable as error:
-            # It may have been answered and paid for all the same.
-            verdict, actual = statuses.Verdict("failed", "connection", self.clean(str(error))), amount
+            # Sent, it may have been answered and paid for all the same.
+            verdict = statuses.Verdict("failed", "connection", self.clean(str(error)))
+            actual = amount if error.sent else {}
         finally:
             if verdict is None:  # cancelled, or an error of the transport itself: nobody knows what was paid
                 self.budget.settle(amount, amount)
@@ -251,9 +274,11 @@ class Sender:
             self.stop(Stopped(f"{self.where} gave no reply for {self.max_wait:g} s ({said})."))
         self.check_stopped()
 
-    def _give_up(self, question: str, reason: str) -> None:
+    def _give_up(self, question: str, reason: str, detail: str) -> GivenUp:
         self.counts["given_up"] += 1
-        self.journal.give_up(question, reason)
+        given_up = GivenUp(reason, self.clean(detail))
+        self.journal.give_up(question, given_up)
+        return given_up
 
     async def sleep_until(self, moment: float) -> None:
         """Sleeps, but not longer than until the run stops; then raises the reason."""

@@ -14,6 +14,7 @@ BUSY = {429: "rate_limited", 503: "overloaded", 529: "overloaded"}
 FATAL = {
     400: "the server refused the request as wrong: look at the parameters",
     401: "the key was refused: set OPENAI_API_KEY to a valid one",
+    402: "the account has no money left: top it up, and run the same command again",
     403: "this key may not do this: look at the project, the model and the country it may be used for",
     404: "there is no such model or address: look at `model`, and whether base_url ends in /v1",
 }

@@ -10,6 +10,7 @@ import pytest
 
 from instruct_builders.errors import Stopped
 from instruct_builders.generate import batch_api, demo_answers
+from instruct_builders.generate.demo_faults import Plan
 from instruct_builders.generate.demo_server import DemoServer, Options
 from instruct_builders.generate.engine import Engine
 
@@ -20,6 +21,7 @@ from .conftest import questions
 def impatient(monkeypatch):
     monkeypatch.setattr(batch_api, "QUIET_SECONDS", 0.1)
     monkeypatch.setattr(batch_api, "POLL_SECONDS", (0.05, 0.1))
+    monkeypatch.setattr(batch_api, "MAKING_SECONDS", (0.05, 0.1))
 
 
 def ask_in_batches(journal, server: DemoServer, count: int, stop_after: float | None = None, **settings):
@@ -104,3 +106,92 @@ def test_a_torn_result_file_costs_only_the_torn_line():
     torn = good.replace(b"a-0", b"b-0")[:40] + b"\n"
     replies = batch_api.parse_results(good + torn + b"7\n[]\n")
     assert list(replies) == ["a-0"] and replies["a-0"].status == 200
+
+
+def lose(server: DemoServer, name: str, times: int, status: int | None) -> None:
+    """What the server does under `name` is done, but its reply is lost: by an error, or with the connection."""
+    whole, left = getattr(server.batches, name), [times]
+
+    def handle(*args):
+        plan = whole(*args)
+        if left[0]:
+            left[0] -= 1
+            return Plan(status or 200, b"{}", manner="whole" if status else "reset")
+        return plan
+
+    setattr(server.batches, name, handle)
+
+
+@pytest.mark.parametrize("status", [None, 502])
+def test_a_batch_whose_making_was_answered_by_nobody_is_made_once(status, tmp_path):
+    async def main():
+        server = DemoServer(Options(port=0))
+        base = await server.start()
+        lose(server, "create", 1, status)
+        answers, _ = await ask_in_batches(tmp_path / "run.sqlite", server, 20)(base)
+        await server.close()
+        return answers, server
+
+    answers, server = asyncio.run(main())
+    assert [answer.text for answer in answers] == texts(20)
+    assert len(server.batches.made) == 1 and set(server.arrivals.values()) == {1}
+
+
+def test_where_nobody_says_whether_a_batch_was_made_the_next_run_finds_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_api, "REPETITIONS", 0)
+
+    async def main():
+        server = DemoServer(Options(port=0))
+        base, handle = await server.start(), server.batches.handle
+        lose(server, "create", 1, 502)
+        server.batches.handle = lambda method, path, headers, body: (
+            Plan(503, b"{}") if method == "GET" and "/batches?" in path else handle(method, path, headers, body)
+        )
+        stopped, account = await ask_in_batches(tmp_path / "run.sqlite", server, 20)(base)
+        server.batches.handle = handle
+        answers, _ = await ask_in_batches(tmp_path / "run.sqlite", server, 20)(base)
+        await server.close()
+        return stopped, account, answers, server
+
+    stopped, account, answers, server = asyncio.run(main())
+    assert all(isinstance(answer, Stopped) for answer in stopped) and "run the same" in account["run"]["stopped"]
+    assert [answer.text for answer in answers] == texts(20)
+    assert len(server.batches.made) == 1 and set(server.arrivals.values()) == {1}
+
+
+def test_a_server_that_fails_while_a_batch_is_under_way_costs_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_api, "REPETITIONS", 0)
+
+    async def main():
+        server = DemoServer(Options(port=0, batch_seconds=0.2))
+        base = await server.start()
+        lose(server, "refreshed", 4, None)
+        answers, _ = await ask_in_batches(tmp_path / "run.sqlite", server, 20)(base)
+        await server.close()
+        return answers, server
+
+    answers, server = asyncio.run(main())
+    assert [answer.text for answer in answers] == texts(20)
+    assert len(server.batches.made) == 1 and set(server.arrivals.values()) == {1}
+
+
+def test_a_batch_of_more_than_may_wait_at_once_is_handed_over_in_parts(tmp_path):
+    async def main():
+        server = DemoServer(Options(port=0))
+        base, refreshed = await server.start(), server.batches.refreshed
+
+        def refused(batch):
+            lines = server.batches.files[batch["input_file_id"]].count(b"\n") + 1
+            if lines <= 6:
+                return refreshed(batch)
+            said = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached", "object": "error"}
+            return {**batch, "status": "failed", "errors": {"object": "list", "data": [said]}}
+
+        server.batches.refreshed = refused
+        answers, account = await ask_in_batches(tmp_path / "run.sqlite", server, 20)(base)
+        await server.close()
+        return answers, account, server
+
+    answers, account, server = asyncio.run(main())
+    assert [answer.text for answer in answers] == texts(20)
+    assert set(server.arrivals.values()) == {1} and account["run"]["given_up"] == 0

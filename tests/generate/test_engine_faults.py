@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from instruct_builders.errors import GenerationError
-from instruct_builders.generate import demo_answers
+from instruct_builders.generate import demo_answers, demo_faults
 from instruct_builders.generate.answers import DEFECTS
 
 from .conftest import questions
@@ -112,23 +112,26 @@ def test_what_no_repetition_can_help_stops_the_run_at_once_with_one_line(fault, 
 
 
 @pytest.mark.parametrize(
-    ("fault", "reason"),
+    ("fault", "reason", "said"),
     [
-        ("too_long", "prompt_too_long"),
-        ("too_long_code", "prompt_too_long"),
-        ("too_long_422", "prompt_too_long"),
-        ("filtered_400", "content_filter"),
+        ("too_long", "prompt_too_long", "maximum context length is 4096"),
+        ("too_long_code", "prompt_too_long", "Your input is too large"),
+        ("too_long_422", "prompt_too_long", "max_new_tokens"),
+        ("filtered_400", "content_filter", "The response was filtered"),
     ],
 )
-def test_a_question_that_the_server_refuses_costs_itself_alone_and_is_sent_once(fault, reason, ask_all):
+def test_a_question_that_the_server_refuses_costs_itself_alone_and_is_sent_once(fault, reason, said, ask_all):
     server = {"fault": fault, "fault_share": 0.1, "fault_attempts": 99}
     answers, account, log = ask_all(questions(100), server=server)
     failed = [answer for answer in answers if answer.text is None]
     assert 3 <= len(failed) <= 25 and {answer.reason for answer in failed} == {reason}
+    assert all(said in answer.detail for answer in failed)
     assert len(log) == 100 and account["reasons"] == {reason: len(failed)}
     assert account["questions"]["failed"] == account["run"]["given_up"] == len(failed)
     replayed, second, _ = ask_all(questions(100), replay=True)
-    assert [(one.text, one.reason) for one in replayed] == [(one.text, one.reason) for one in answers]
+    assert [(one.text, one.reason, one.detail) for one in replayed] == [
+        (one.text, one.reason, one.detail) for one in answers
+    ]
     assert second["reasons"] == account["reasons"]
     again, _, log = ask_all(questions(100))  # the server has learnt to take them: only they are sent
     assert all(answer.text for answer in again) and len(log) == len(failed)
@@ -137,7 +140,8 @@ def test_a_question_that_the_server_refuses_costs_itself_alone_and_is_sent_once(
 def test_where_every_question_is_refused_the_run_stops(ask_all):
     server = {"fault": "too_long", "fault_share": 1.0, "fault_attempts": 99, "latency": 0.01}
     _, account, log = ask_all(questions(400), server=server, max_concurrency=8)
-    assert "unusable, the last one: prompt_too_long" in account["run"]["stopped"] and len(log) <= 100 + 2 * 8
+    assert "unusable, the last one: prompt_too_long (This model's maximum" in account["run"]["stopped"]
+    assert len(log) <= 100 + 2 * 8
 
 
 def test_an_answer_for_which_the_context_has_no_more_room_was_cut(ask_all):
@@ -145,6 +149,24 @@ def test_an_answer_for_which_the_context_has_no_more_room_was_cut(ask_all):
     answers, _, _ = ask_all(questions(40), server=server, max_retries=9)
     assert {answer.reason for answer in answers} == {"length", "prompt_too_long"}
     assert {answer.reason for answer in answers if answer.attempts > 1} == {"length"}
+
+
+def test_a_model_that_may_not_say_more_stops_no_run(ask_all, monkeypatch):
+    """A cut answer is asked for with more tokens; where the model's own limit is reached that is refused."""
+    capped = demo_faults.error("max_tokens is too large: 800. This model supports at most 400 completion tokens")
+    length = demo_faults.FAULTS["length"]
+
+    def cut(request: dict, good: bytes):
+        return demo_faults.Plan(400, capped) if request["max_tokens"] > 400 else length(request, good)
+
+    monkeypatch.setitem(demo_faults.FAULTS, "capped", cut)
+    answers, account, log = ask_all(
+        questions(40), server={"fault": "capped", "fault_share": 0.2, "fault_attempts": 99, "latency": 0.01}
+    )
+    failed = [answer for answer in answers if answer.text is None]
+    assert 2 <= len(failed) <= 20 and {answer.reason for answer in failed} == {"length"}
+    assert all("at most 400 completion tokens" in answer.detail for answer in failed)
+    assert len(log) == 40 + len(failed) and account["run"]["stopped"] is None
 
 
 def test_an_answer_that_never_gets_better_is_given_up_with_its_reason_and_not_paid_again(ask_all):

@@ -94,6 +94,36 @@ def test_an_unreachable_server_is_said_within_seconds(ask_all):
     assert "http://127.0.0.1:9/v1 can't be reached" in str(answers[0])
 
 
+@pytest.mark.parametrize(
+    "budget",
+    [{"max_requests": 9}, {"max_tokens_total": 9000}, {"max_cost": 0.05, "prices": {"input": 1.0, "output": 10.0}}],
+)
+def test_a_server_that_is_not_there_costs_nothing(budget, ask_all):
+    for _ in range(3):
+        answers, account, _ = ask_all(questions(3), url="http://127.0.0.1:9/v1", **budget)
+        assert "can't be reached" in str(answers[0]) and account["run"]["requests"] >= 4
+        assert not any([*account["run"]["spent"].values(), *account["run"]["spent_before"].values()])
+
+
+def test_who_asks_the_same_pays_once_and_is_told_so(ask_all):
+    asked, prices = questions(1) * 10 + questions(2), {"input": 1.0, "output": 2.0}
+    for _ in range(2):
+        answers, account, _ = ask_all(asked, prices=prices)
+        assert len({answer.text for answer in answers}) == 2 and account["questions"]["answered"] == 12
+        assert account["questions"]["replies"] == 2
+        spent = account["run"]["spent"]["cost"] + account["run"]["spent_before"]["cost"]
+        assert account["cost"] == pytest.approx(spent) and spent > 0
+
+
+def test_addresses_are_checked_and_shown_without_a_password(tmp_path, ask_all):
+    for wrong in ("localhost:8000/v1", "http://[::1", "ftp://host/v1", "http://", "http://host:port/v1"):
+        with pytest.raises(ConfigError, match="http://localhost:8000/v1 is allowed"):
+            Engine(model="m", base_url=wrong, journal=tmp_path / "j.sqlite")
+    answers, account, _ = ask_all(questions(1), url="http://alice:s3cret@127.0.0.1:9/v1")
+    assert "http://127.0.0.1:9/v1 can't be reached" in str(answers[0])
+    assert "s3cret" not in f"{answers} {account}"
+
+
 def test_requests_per_minute_are_kept(ask_all):
     _, _, log = ask_all(questions(20), requests_per_minute=600)
     times = [line["time"] for line in log]

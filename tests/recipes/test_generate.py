@@ -162,7 +162,8 @@ def test_exit_codes(tmp_path, start_server, capsys):
         [*script, *flags(tmp_path / "b")], capture_output=True, text=True, check=False, env=without_key()
     )
     assert wrong.returncode == 4
-    assert wrong.stderr.strip().splitlines()[-1] == "ConfigError: no LLM configured: set base_url or use --demo"
+    last = wrong.stderr.strip().splitlines()[-1]
+    assert last == "ConfigError: no LLM configured: set base_url or use --demo (demo: true in a step)"
     slow = flags(tmp_path / "c", "--demo", "--base_url", url, "--target", "500", "--max_concurrency", "2")
     process = subprocess.Popen([*script, *slow], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while process.poll() is None and (tmp_path / "server.log").read_bytes().count(b"\n") < 3:
