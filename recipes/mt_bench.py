@@ -54,7 +54,7 @@ def run(args: MtBenchArguments) -> int:
     if args.judging == "none":
         return 0
     judge = benchmark.judge(args)
-    if warning := benchmark.family_warning(args, judge[1], model, baseline and baseline[1]):
+    if warning := benchmark.family_warning(args, judge[1]["model"], model, baseline and baseline[1]):
         print(f"warning: {warning}", file=sys.stderr)
     result = benchmark.judged(args, judge, asked, rows, model, baseline, datetime.date.today().isoformat())
     show_run("judge", judge[0])

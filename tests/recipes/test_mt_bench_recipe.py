@@ -20,11 +20,13 @@ pytest.importorskip("aiohttp", reason="the extra 'generate' is not installed")
 pytest.importorskip("transformers", reason="the extra 'train' is not installed")
 
 import mt_bench
+from mt_bench_arguments import MtBenchArguments
 
 from instruct_builders import plots
 from instruct_builders.errors import ConfigError, GenerationError, SourceError
 from instruct_builders.generate.demo_server import DemoServer, Options
-from trainers.evaluation import question_sets, results
+from trainers import run_facts
+from trainers.evaluation import benchmark, question_sets, results
 
 ROOT = Path(__file__).resolve().parents[2]
 YAMLS = ROOT / "recipes" / "mt_bench"
@@ -112,7 +114,7 @@ def test_two_runs_are_set_side_by_side(tmp_path, capsys):
     assert mt_bench.main(["--compare", str(tmp_path / "a"), str(tmp_path / "b"), "--output_dir", str(out)]) == 0
     said = capsys.readouterr().out
     assert said.count("note: no language model judged") == 1  # once for both
-    assert "scripted-demo less scripted-demo:" in said and "on the same" in said
+    assert "scripted-demo (2) less scripted-demo (1):" in said and "on the same" in said
     page = (out / "README.md").read_text(encoding="utf-8")
     assert page.count("```text") >= 3 * 8 and "| score |" in page
     assert plots.available() == (out / "radar.png").is_file()
@@ -184,6 +186,31 @@ def test_another_server_with_the_same_name_of_a_model_is_asked_anew(tmp_path, se
     for server in (*servers, servers[0]):  # and a server that was asked before is not asked again
         assert run(tmp_path / "a", "--model", "m", "--base_url", server.url, "--judging", "none") == 0
     assert [len(server.seen) for server in servers] == [16, 16]
+
+
+def test_another_judge_of_the_same_name_is_asked_itself(tmp_path, serve, capsys):
+    """Its scores are its own, and a comparison of both says that they have two addresses."""
+    candidate = serve()
+
+    for name, score in (("a", 2), ("a", 9), ("b", 2)):
+        judge = serve(lambda request, score=score: json.dumps({"reason": "so", "score": score}))
+        both = ("--model", "m", "--base_url", candidate.url, "--judge_model", "j", "--judge_base_url", judge.url)
+        run(tmp_path / name, *both, "--max_missing", "1")
+        assert results.read(tmp_path / name)["metrics"]["score"]["value"] == score and len(judge.seen) >= 16
+    capsys.readouterr()
+    mt_bench.main(["--compare", str(tmp_path / "a"), str(tmp_path / "b"), "--output_dir", str(tmp_path / "c")])
+    assert "note: the judges have one name and other addresses" in capsys.readouterr().out
+
+
+def test_a_folder_s_family_is_that_of_its_base(tmp_path):
+    final = tmp_path / "alpaca-lora" / "final"
+    final.mkdir(parents=True)
+    facts = {"format": run_facts.FORMAT, "base": {"name": "mistralai/Mistral-7B-v0.1"}}
+    (final / run_facts.FILE).write_text(json.dumps(facts))
+    args = MtBenchArguments(output_dir="x", model=str(final))
+    told = {"name": "alpaca-lora/final"}
+    assert "family mistral" in benchmark.family_warning(args, "mistral-large", told, None)
+    assert benchmark.family_warning(args, "gpt-4", told, None) is None
 
 
 def test_exit_codes(tmp_path, serve, capsys):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from instruct_builders.generate.engine import Engine
 from instruct_builders.generate.settings import DEMO_MODEL
 
+from .. import run_facts
 from . import answer_files, answers, canaries, judging, mt_bench, pairwise, results
 from .question_sets import QuestionSet
 
@@ -35,9 +36,7 @@ def work_dir(args) -> Path:
 def candidate(args) -> tuple[Engine, dict]:
     """The engine of the model that answers, and that model as a result tells it."""
     settings = {name: getattr(args, name) for name in (*BOTH, *BUDGET)}
-    # A server's name of a model is its own: another server's answers are another model's.
-    server = "-" + hashlib.sha256(args.base_url.encode()).hexdigest()[:12] if args.base_url else ""
-    settings["journal"] = work_dir(args) / f"answers{server}.sqlite"
+    settings["journal"] = _journal(args, "answers", args.base_url)
     model = {"name": args.model, "revision": None, "local": False}
     if args.base_url:
         engine = Engine(model=args.model, base_url=args.base_url, **settings)
@@ -54,12 +53,25 @@ def candidate(args) -> tuple[Engine, dict]:
     return Engine(demo=True, **settings), model | {"name": DEMO_MODEL}
 
 
+def _journal(args, what: str, base_url: str | None) -> Path:
+    """One for each server: its name of a model is its own, and another server's answers are another model's."""
+    server = f"-{_digest(base_url)}" if base_url else ""
+    return work_dir(args) / f"{what}{server}.sqlite"
+
+
+def _digest(base_url: str) -> str:
+    return hashlib.sha256(base_url.rstrip("/").encode()).hexdigest()[:12]
+
+
 def key_is_withheld(args) -> bool:
     """Whether OPENAI_API_KEY, which is the judge's, must not go to the candidate's server, which is another one."""
     if not args.base_url or args.judging == "none" or not args.judge_model:
         return False
-    judge = args.judge_base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
-    return urlsplit(args.base_url)[:2] != urlsplit(judge)[:2]
+    return urlsplit(args.base_url)[:2] != urlsplit(_judge_url(args) or OPENAI)[:2]
+
+
+def _judge_url(args) -> str | None:
+    return args.judge_base_url or os.environ.get("OPENAI_BASE_URL")
 
 
 def answer(args, engine: Engine, asked: QuestionSet, model: Mapping) -> list[dict]:
@@ -75,29 +87,33 @@ def temperatures(asked: QuestionSet) -> dict[str, float]:
     return {one["category"]: one["temperature"] for one in asked.questions}
 
 
-def judge(args) -> tuple[Engine, str]:
-    """The judge's engine, and its name for the report."""
+def judge(args) -> tuple[Engine, dict]:
+    """The judge's engine, and what a result says of it: `model`, and of local weights their `fingerprint`."""
     settings = {name: getattr(args, name) for name in BOTH} | {name: getattr(args, f"judge_{name}") for name in BUDGET}
     settings["journal"] = work_dir(args) / "judge.sqlite"
     if args.demo:
-        return Engine(demo=True, **settings), DEMO_MODEL
+        return Engine(demo=True, **settings), {"model": DEMO_MODEL}
     if args.judge_local_model:
         how = {"chat_template": args.judge_chat_template, "dtype": args.dtype, "max_batch": args.max_batch}
         transport, facts = answers.local_model(args.judge_local_model, **how)
         settings |= {"timeout": answers.LONG, "max_wait": answers.LONG, "transport": transport}
-        return Engine(model=f"{facts['name']}#{facts['fingerprint']}", **settings), facts["name"]
-    return Engine(model=args.judge_model, base_url=args.judge_base_url, **settings), args.judge_model
+        engine = Engine(model=f"{facts['name']}#{facts['fingerprint']}", **settings)
+        return engine, {"model": facts["name"], "fingerprint": facts["fingerprint"]}
+    settings["journal"] = _journal(args, "judge", _judge_url(args))
+    return Engine(model=args.judge_model, base_url=args.judge_base_url, **settings), {"model": args.judge_model}
 
 
 def family_warning(args, name: str, model: Mapping, baseline: Mapping | None) -> str | None:
     """As [`judging.same_family`]; a script has no family."""
-    candidates = (model["name"], model.get("adapter"), baseline and baseline["name"])
+    known = [place for place in (args.adapter, args.model) if place and Path(place, run_facts.FILE).is_file()]
+    base = run_facts.read(known[0])["base"]["name"] if known else None  # a folder's own name tells nothing
+    candidates = (model["name"], model.get("adapter"), base, baseline and baseline["name"])
     return None if args.demo else judging.same_family(name, *candidates)
 
 
 def judged(
     args,
-    judge: tuple[Engine, str],
+    judge: tuple[Engine, Mapping],
     asked: QuestionSet,
     rows: Sequence[Mapping],
     model: Mapping,
@@ -114,7 +130,7 @@ def judged(
         baseline (`tuple`, *optional*): The same of the other model, for pairs.
         date (`str`): Of the run.
     """
-    engine, name = judge
+    engine, who = judge
     how = {"seed": args.seed, "parameters": args.judge_parameters}
 
     async def work(engine: Engine) -> tuple[list[dict], list[dict]]:
@@ -129,14 +145,16 @@ def judged(
     answer_files.write_rows(out / (PAIR_CANARIES if baseline else CANARIES), tested)
     sent = {**judging.PARAMETERS, **(args.judge_parameters or {})}
     settings = {
-        "judge": {"model": name, "scripted": args.demo, "parameters": sent},
+        "judge": {**who, "scripted": args.demo, "parameters": sent},
+        # An address may name a private machine; its digest says whether two are the same.
+        "judge_server": None if engine.base_url is None or args.demo else _digest(str(engine.base_url)),
         "prompts": judging.prompts_digest("compare" if baseline else "score"),
         "references": asked.references,
         "answers": {"max_tokens": args.max_tokens, "parameters": args.parameters, "temperatures": temperatures(asked)},
     }
     notes = [NO_JUDGE] if args.demo else []
     notes += [NO_CANDIDATE] if model["name"] == DEMO_MODEL else []
-    warning = family_warning(args, name, model, baseline and baseline[1])
+    warning = family_warning(args, who["model"], model, baseline and baseline[1])
     notes += [warning] if warning else []
     told = {"model": model, "settings": settings, "seed": args.seed, "notes": notes, "date": date}
     if baseline:

@@ -15,6 +15,12 @@ def shown(result: Mapping) -> str:
     return f"{model['name']} + {model['adapter']}" if model.get("adapter") else str(model["name"])
 
 
+def labels(results: Sequence[Mapping]) -> list[str]:
+    """What the models are called where they stand side by side: two runs of one model are `NAME (1)`, `NAME (2)`."""
+    names = [shown(result) for result in results]
+    return [f"{name} ({place})" if names.count(name) > 1 else name for place, name in enumerate(names, 1)]
+
+
 def table(results: Sequence[Mapping]) -> str:
     """A table for a terminal: a line per metric and group, a column per model, each value with its interval."""
     rows = _rows(results)
@@ -31,7 +37,7 @@ def markdown(results: Sequence[Mapping]) -> str:
 
 
 def _rows(results: Sequence[Mapping]) -> list[list[str]]:
-    rows = [["", *map(shown, results)]]
+    rows = [["", *labels(results)]]
     for name in _union(result["metrics"] for result in results):
         rows.append([name.replace("_", " "), *(_cell(result["metrics"].get(name)) for result in results)])
     for group in _union(result["groups"] for result in results):

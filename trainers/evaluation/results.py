@@ -21,9 +21,9 @@ import numpy as np
 
 from instruct_builders.errors import BuildError, ConfigError
 
-from .result_tables import markdown, shown, table
+from .result_tables import labels, markdown, shown, table
 
-__all__ = ["comparable", "markdown", "metric", "read", "result", "shown", "table", "write"]
+__all__ = ["comparable", "labels", "markdown", "metric", "read", "result", "shown", "table", "write"]
 
 KINDS = (
     *("mt_bench", "mt_bench_pairwise", "instruction_following"),

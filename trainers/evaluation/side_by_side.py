@@ -11,6 +11,7 @@ from instruct_builders.cards import fenced
 from . import results
 
 SHOWN_CHARS = 2000
+OTHER_SERVER = "the judges have one name and other addresses: the scores compare only if it is the same model there"
 PICTURE, PAGE = "radar.png", "README.md"
 
 
@@ -22,23 +23,14 @@ def write(compared: Sequence[Mapping], folder: Path) -> tuple[Path | None, Path]
         head, most = ("score", 10) if compared[0]["kind"] == "mt_bench" else ("win_rate", 1)
         names = list(compared[0]["groups"])
         lines = {
-            _line(result, place, compared): [
-                result["groups"].get(name, {}).get(head, {}).get("value") for name in names
-            ]
-            for place, result in enumerate(compared)
+            label: [result["groups"].get(name, {}).get(head, {}).get("value") for name in names]
+            for label, result in zip(results.labels(compared), compared, strict=True)
         }
         picture = folder / PICTURE
         picture.write_bytes(plots.radar_picture(names, lines, most))
     page_path = folder / PAGE
     page_path.write_text(page(compared, picture and picture.name), encoding="utf-8")
     return picture, page_path
-
-
-def _line(result: Mapping, place: int, compared: Sequence[Mapping]) -> str:
-    """A name that no other result has: two runs of one model are two lines."""
-    name = results.shown(result)
-    same = [results.shown(other) for other in compared].count(name) > 1
-    return f"{name} ({place + 1})" if same else name
 
 
 def page(compared: Sequence[Mapping], picture: str | None = None) -> str:
@@ -58,14 +50,15 @@ def page(compared: Sequence[Mapping], picture: str | None = None) -> str:
     parts.append(
         "## What to know\n\n" + "\n".join(f"- {_plain(note.removeprefix('note: '))}" for note in notes(compared))
     )
-    parts += [f"{_plain(results.shown(result))}: {_counts(result)}" for result in compared]
+    labels = results.labels(compared)
+    parts += [f"{_plain(label)}: {_counts(result)}" for label, result in zip(labels, compared, strict=True)]
     parts.append("## Sample answers")
     for sample in _shared_samples(compared):
         parts.append(f"### {_plain(sample[0]['category'])}, question {_plain(sample[0]['id'])}")
         parts.append(fenced(sample[0]["prompt"], "text", limit=SHOWN_CHARS))
-        for result, own in zip(compared, sample, strict=True):
+        for label, own in zip(labels, sample, strict=True):
             score = "" if own.get("score") is None else f", score {own['score']:g}"
-            parts.append(f"**{_plain(results.shown(result))}**{score}")
+            parts.append(f"**{_plain(label)}**{score}")
             parts.append(fenced(own["answer"], "text", limit=SHOWN_CHARS))
             if own.get("reason"):
                 parts.append(fenced(f"The judge: {own['reason']}", "text", limit=SHOWN_CHARS))
@@ -113,7 +106,7 @@ def difference(first: Sequence[Mapping], second: Sequence[Mapping], seed: int = 
 def difference_in_words(a: Mapping, b: Mapping, first: Sequence[Mapping], second: Sequence[Mapping]) -> str:
     """A line for people from [`difference`]: results, then the judgments that they were made of."""
     gap = difference(first, second, seed=a["seed"])
-    names = f"{results.shown(b)} less {results.shown(a)}"
+    names = " less ".join(reversed(results.labels([a, b])))
     if gap is None:
         return f"{names}: no turn has a score in both"
     said = f"{names}: {gap['value']:+.2f} on the same {gap['n']} turns"
@@ -126,10 +119,12 @@ def difference_in_words(a: Mapping, b: Mapping, first: Sequence[Mapping], second
 def notes(compared: Sequence[Mapping]) -> list[str]:
     """The notes of all results, each once, with whose they are where they are not everybody's."""
     owners: dict[str, list[str]] = {}
-    for result in compared:
+    for label, result in zip(results.labels(compared), compared, strict=True):
         for note in result["notes"]:
-            owners.setdefault(note, []).append(results.shown(result))
-    return [
+            owners.setdefault(note, []).append(label)
+    servers = [result["settings"].get("judge_server") for result in compared]
+    moved = [f"note: {OTHER_SERVER}"] if len(set(servers)) > 1 else []
+    return moved + [
         f"note: {note}" if len(names) == len(compared) else f"note on {', '.join(names)}: {note}"
         for note, names in owners.items()
     ]
