@@ -12,6 +12,7 @@ import hashlib
 import inspect
 import json
 import logging
+import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -130,6 +131,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
             row = reader.peek(file.path, name=file.name, field=field)
             if row is None:
                 continue
+            named = ", ".join(map(str, row)) or "none"
             row = {theirs.get(key, key): value for key, value in row.items()}
             as_text = [name for name in ("conversations", "messages") if isinstance(row.get(name), str)]
             if as_text:
@@ -140,7 +142,7 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
             found = formats.detect(row)
             if found not in self.SOURCE_FORMATS:
                 raise SourceError(
-                    f"{file.name}: the first row has the columns {', '.join(map(str, row)) or 'none'}: that is "
+                    f"{file.name}: the first row has the columns {named}: that is "
                     f"{found or 'no format known here'}, and {self.NAME} reads {' or '.join(self.SOURCE_FORMATS)}. "
                     + TAKE.get(found, "Map other names with columns={'ours': 'theirs'}.")
                 )
@@ -253,13 +255,15 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         kept = Path(f"{self._cache_dir}.{REJECTED_FILE}")
         kept.unlink(missing_ok=True)
         quarantine.write_lines(kept, lines)
-        limit = (
-            f"max_bad_fraction={self.config.max_bad_fraction:g} allows {self.config.max_bad_fraction * rows_in:.0f}"
-        )
+        allowed = self.config.max_bad_fraction
+        limit = f", but max_bad_fraction={allowed:g} allows {allowed * rows_in:.0f}"
+        enough = math.ceil(1000 * len(lines) / rows_in) / 1000 if rows_in else 0
+        cure = f" To go on without them: max_bad_fraction={enough:g} (--max_bad_fraction {enough:g})."
+        reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(line["reason"] for line in lines).items())
         raise TooManyRejected(
-            f"{self.NAME}: {len(lines)} of {rows_in} rows were rejected"
-            + (f", but {limit}" if rows_out else ", so nothing is left")
-            + f". All of them are in {kept}; the first:\n{quarantine.describe(lines)}"
+            f"{self.NAME}: {len(lines)} of {rows_in} rows were rejected{limit if rows_out else ', so nothing is left'} "
+            f"({reasons}).{cure if rows_out else ''} All of them are in {kept}; the first:\n"
+            f"{quarantine.describe(lines)}"
         )
 
     def download_and_prepare(self, output_dir=None, **kwargs):

@@ -66,7 +66,8 @@ def session(num_cpus: int | None = None) -> Iterator[None]:
 
 
 def check_installed() -> None:
-    if any(importlib.util.find_spec(name) is None for name in ("ray", "pandas")):
+    specs = [importlib.util.find_spec(name) for name in ("ray", "pandas")]
+    if any(spec is None or spec.origin is None for spec in specs):  # a mere folder `ray`, such as recipes/ray, has none
         raise ConfigError(
             'engine: ray needs Ray Data, which is not installed. Do: pip install "instruct-builders[ray]", or leave '
             "engine out."

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..errors import ConfigError, did_you_mean
-from . import flat
+from . import clusters, flat
 from .blocked import blocked_words
 from .clean import error_page, html_to_markdown, strip_whitespace, ui_residue
 from .decontaminate import decontaminate
@@ -62,6 +62,7 @@ TRANSFORMS: dict[str, Callable[..., pa.Table]] = {
 WHOLE_TABLE = frozenset(
     {"exact_duplicates", "duplicate_ids", "near_duplicates", "semantic_duplicates", "decontaminate", "judge"}
 )
+COMPARING = WHOLE_TABLE - {"decontaminate", "judge"}  # rows with one another, and one of those that are alike stays
 SPLITTING = frozenset({"split_long"})  # the only ones that add rows; they give the new rows their ids
 
 # What FastChat does to ShareGPT's export by default, in its order. Its key for duplicates is the first answer and the
@@ -86,18 +87,24 @@ def apply(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table, list[
     """Runs steps in order and counts what each did. Ids of changed rows are computed anew.
 
     Args:
-        table (`pa.Table`): Records, or at least a column `messages`.
+        table (`pa.Table`): Records, or at least a column `messages`; of a [`~datasets.Dataset`] that is
+            `dataset.with_format("arrow")[:]`.
         steps (`Sequence[str or dict]`): Names of [`TRANSFORMS`], or `{name: parameters}`, as in YAML.
 
     Returns:
         `tuple[pa.Table, list[dict]]`: The table, rejected rows included, and for each step: `name`; `rows_in`, rows
         not rejected before it; `added`, rows more by splitting; `changed`, rows whose turns or `context` differ;
-        `rejected`, reason -> rows; `rows_out`, so that rows_in + added = rows_out + all rejected; and what a step
-        counts besides (`split`, `undetermined`).
+        `rejected`, reason -> rows; `rows_out`, so that rows_in + added = rows_out + all rejected; of steps in
+        [`COMPARING`], `lost`: see [`clusters.much_lost`]; and what a step counts besides (`split`, `undetermined`).
 
     Raises:
         ConfigError: If a step or one of its parameters is not known; nothing has run then.
     """
+    if not isinstance(table, pa.Table):
+        raise ConfigError(
+            f"apply takes a pyarrow table, not {type(table).__name__}: of a Dataset give "
+            'dataset.with_format("arrow")[:]. What comes back is (table, counts).'
+        )
     account = []
     stale = np.zeros(table.num_rows, dtype=bool)
     for name, parameters in check(steps):
@@ -116,6 +123,11 @@ def apply(table: pa.Table, steps: Sequence[str | dict]) -> tuple[pa.Table, list[
         else:
             changed = np.concatenate([changed_rows(*pair) for pair in zip(pieces, results, strict=True)])
             stale = stale | changed
+        if name in COMPARING:
+            was_open, is_open = flat.open_rows(before), flat.open_rows(table)
+            gone = clusters.per_task(table, was_open & ~is_open)
+            if lost := clusters.much_lost(clusters.per_task(table, was_open), gone):
+                counts["lost"] = lost
         account.append(
             {
                 "name": name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import signal
 import subprocess
@@ -95,6 +96,9 @@ def test_too_many_bad_rows_stop_the_build(tmp_path, build):
     listed = str(caught.value).split("All of them are in ")[1].split("; the first")[0]
     assert json.loads(Path(listed).read_text())["line"] == 11
     assert not list((tmp_path / "cache").rglob("*.incomplete"))
+    assert "(bad_json 1)" in str(caught.value)
+    cure = re.search(r"max_bad_fraction=([\d.]+\d) \(--", str(caught.value))[1]
+    assert build(data_files=str(path), max_bad_fraction=float(cure)).account["files"][0]["rows_out"] == 10
 
 
 def test_strict_stops_at_the_first(tmp_path, build):

@@ -239,3 +239,11 @@ def test_real_conversations_split_and_joined_are_what_they_were(shared_data):
         joined.append(turns)
     assert joined == table["messages"].to_pylist()
     assert counts["split"] > 10 and set(parts["parent"].drop_null().to_pylist()) <= set(table["id"].to_pylist())
+
+
+def test_a_dataset_is_refused_with_what_to_give():
+    dataset = datasets.Dataset(record_table(ROWS))
+    with pytest.raises(ConfigError, match=r'with_format\("arrow"\)\[:\]'):
+        transforms.apply(dataset, transforms.VICUNA)
+    table, counts = transforms.apply(dataset.with_format("arrow")[:], transforms.VICUNA)
+    assert table.num_rows >= len(ROWS) and counts[0]["rows_in"] == len(ROWS)

@@ -135,6 +135,13 @@ def test_a_fault_is_found(flags, rows, problem, fix, tiny_llama, tmp_path):
     assert any(fix in entry["fix"] or fix in entry["what"] for entry in found["problems"])
 
 
+def test_a_run_without_a_row_to_train_on_has_a_page_that_says_so(tiny_llama, tmp_path):
+    flags = ("--max_length", "3", "--overlength", "drop")
+    found = report(tiny_llama(), write(tmp_path / "rows.jsonl", CLEAN), *flags)
+    assert ("error", "rows") in problems(found) and found["memory"] == {}
+    assert "Rows as the model sees them" in page.render(found)
+
+
 def built(folder, **splits) -> str:
     """A directory as recipes/build.py leaves it, of rows that it would not leave like that."""
     folder.mkdir()
