@@ -259,7 +259,8 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         limit = f", but max_bad_fraction={allowed:g} allows {allowed * rows_in:.0f}"
         enough = math.ceil(1000 * len(lines) / rows_in) / 1000 if rows_in else 0
         cure = f" To go on without them: max_bad_fraction={enough:g} (--max_bad_fraction {enough:g})."
-        reasons = ", ".join(f"{reason} {count}" for reason, count in Counter(line["reason"] for line in lines).items())
+        counted = Counter(line["reason"] for line in lines)
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counted.items())
         raise TooManyRejected(
             f"{self.NAME}: {len(lines)} of {rows_in} rows were rejected{limit if rows_out else ', so nothing is left'} "
             f"({reasons}).{cure if rows_out else ''} All of them are in {kept}; the first:\n"

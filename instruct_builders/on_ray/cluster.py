@@ -67,7 +67,7 @@ def session(num_cpus: int | None = None) -> Iterator[None]:
 
 def check_installed() -> None:
     specs = [importlib.util.find_spec(name) for name in ("ray", "pandas")]
-    if any(spec is None or spec.origin is None for spec in specs):  # a mere folder `ray`, such as recipes/ray, has none
+    if any(spec is None or spec.origin is None for spec in specs):  # a mere folder, as recipes/ray is, has none
         raise ConfigError(
             'engine: ray needs Ray Data, which is not installed. Do: pip install "instruct-builders[ray]", or leave '
             "engine out."
