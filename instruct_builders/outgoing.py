@@ -5,9 +5,11 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import pickletools
+import zipfile
 from pathlib import Path
 
-from . import secret_scan
+from . import assigned_secrets, secret_scan
 from .errors import PublishError, SecretFound
 
 # Pickles run code where they are loaded, and training_args.bin can hold a token; then what is half-written; rejected
@@ -23,6 +25,8 @@ MANAGED = (
     "instruct-builders-*.yaml",  # a release's scores; others in the same folder were added by other people
 )
 SCORES = ".eval_results"  # where the Hub looks for a model's scores
+_OPCODES = {ord(operation.code) for operation in pickletools.opcodes}
+_HEAD = 512  # bytes; numpy's own header is shorter
 
 
 def list_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
@@ -35,7 +39,8 @@ def list_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
         `tuple[dict[str, Path], list[str]]`: `{path in the repository: local file}`, sorted, and what is left out.
 
     Raises:
-        [`PublishError`]: If there is nothing to publish, no README.md, or a link that leads outside.
+        [`PublishError`]: If there is nothing to publish, no README.md, a link that leads outside, or a pickle under a
+            name that says nothing of it.
     """
     if not directory.is_dir():
         raise PublishError(f"{directory} is no directory: give the directory that a build or a release wrote.")
@@ -48,8 +53,7 @@ def list_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
             continue
         if not path.is_file():
             raise PublishError(f"{path} is no ordinary file and can't be published: take it out of the directory.")
-        hidden = any(part.startswith(".") and part != SCORES for part in name.split("/"))
-        if hidden or any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in LEFT_OUT):
+        if stays(name):
             left_out.append(name)
         else:
             files[name] = path
@@ -60,7 +64,47 @@ def list_files(directory: Path) -> tuple[dict[str, Path], list[str]]:
             f"{directory} has no README.md: the Hub shows it as the card, and datasets reads the configs from it. "
             "Publish a directory that a build or a release has finished."
         )
+    if pickles := [name for name, path in files.items() if is_pickle(path)]:
+        raise PublishError(
+            f"{directory} was not published, it holds pickles, whatever their names say: {', '.join(pickles)}. A "
+            "pickle runs code where it is loaded: save it as safetensors, JSON or Parquet, or take it out."
+        )
     return files, left_out
+
+
+def stays(name: str) -> bool:
+    """Whether a file of this name, within its directory, is hidden or of a kind that is never published."""
+    *_, last = parts = name.split("/")
+    hidden = any(part.startswith(".") and part != SCORES for part in parts)
+    return hidden or any(fnmatch.fnmatch(last.lower(), pattern) for pattern in LEFT_OUT)
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file's content is a pickle of protocol 2 or later, holds one (torch's zip), or numpy's array of them.
+
+    Protocols 0 and 1 are plain text without a mark; nothing has written them by default since Python 2.
+    """
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+        if (
+            path.suffix == ".safetensors" and head[4:9] == b"\0\0\0\0{"
+        ):  # the header's size may look like a pickle's mark
+            return False
+        if not head.startswith(b"PK\x03\x04") or not zipfile.is_zipfile(file):
+            return _is_pickled(head)
+        with zipfile.ZipFile(file) as packed:
+            for member in packed.infolist():
+                if member.filename.lower().endswith((".pkl", ".pickle")):
+                    return True
+                if not member.flag_bits & 1 and _is_pickled(packed.open(member).read(_HEAD)):  # bit 0: encrypted
+                    return True
+    return False
+
+
+def _is_pickled(head: bytes) -> bool:
+    if head[:6] == b"\x93NUMPY":
+        return b"'|O'" in head or b"'O'" in head
+    return len(head) > 2 and head[0] == 0x80 and 2 <= head[1] <= 5 and head[2] in _OPCODES
 
 
 def _check_link(path: Path, directory: Path) -> None:
@@ -77,6 +121,8 @@ def refuse_secrets(directory: Path, files: dict[str, Path], token: str | None) -
     """Searches every file for credentials, `token` among them, and raises [`SecretFound`] with all places."""
     environ = {**os.environ, **({"HF_TOKEN": token} if token else {})}
     findings = secret_scan.scan(files.values(), environ)
+    known = {(finding.path, finding.line) for finding in findings}
+    findings += [one for one in assigned_secrets.scan(files.values()) if (one.path, one.line) not in known]
     if findings:
         shown = "\n  ".join(str(finding) for finding in findings[:20])
         more = f"\n  and {len(findings) - 20} more" if len(findings) > 20 else ""

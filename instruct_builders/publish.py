@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,10 @@ from pathlib import Path
 from .errors import PublishError
 from .generate import demo_data
 from .hub_attempts import repeat
+from .hub_places import check_arguments, check_before, check_token, read_published
 from .outgoing import difference, list_files, other_folders, refuse_secrets
 
+__all__ = ["PublishResult", "check_arguments", "check_before", "check_target", "publish", "read_published"]
 logger = logging.getLogger(__name__)
 
 
@@ -113,12 +114,9 @@ def publish(
     check_arguments(repo_id, repo_type, tag, max_attempts)
     files, left_out = list_files(Path(directory))
     for name in left_out:
-        expected = name == "rejected.jsonl"  # every build has one
-        logger.log(
-            logging.INFO if expected else logging.WARNING,
-            "%s is not published: a pickle, hidden, half-written, or rejected rows",
-            name,
-        )
+        expected = name in ("rejected.jsonl", "report.html")  # every build has them
+        why = "it holds rows as they came" if expected else "a pickle, hidden, or half-written"
+        logger.log(logging.INFO if expected else logging.WARNING, "%s is not published: %s", name, why)
     if not allow_demo_data and (found := demo_data.find(files)):
         raise PublishError(
             f"{found} holds rows of {demo_data.DEMO_MODEL}, which no language model wrote, and nothing was published: "
@@ -130,7 +128,7 @@ def publish(
     url = f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
     if dry_run:
         return PublishResult(url, None, tag, list(files), left_out, private=private)
-    _check_token(token, repo_id)
+    check_token(token, repo_id)
     target = _Target(api, {"repo_id": repo_id, "repo_type": repo_type}, revision, max_attempts, first_wait, replace)
     message = commit_message or (f"Publish {tag}" if tag else "Publish")
 
@@ -145,81 +143,37 @@ def publish(
     return PublishResult(url, commit, tag, list(files), left_out, sorted(deleted), committed, created, is_private)
 
 
-def read_published(
-    repo_id: str, name: str, repo_type: str = "model", revision: str = "main"
-) -> tuple[list[str], bytes]:
-    """What a repository holds, and the content of one of its files, without a cache in between.
+def check_target(
+    directory: str | os.PathLike,
+    repo_id: str,
+    private: bool = True,
+    tag: str | None = None,
+    *,
+    repo_type: str = "dataset",
+    replace: bool = False,
+) -> None:
+    """What [`publish`] would refuse of this directory, or of the repository as it is now; nothing is written anywhere.
 
-    Args:
-        repo_id (`str`): "namespace/name".
-        name (`str`): The file to read.
-        repo_type (`str`, *optional*, defaults to `"model"`): "dataset" or "model".
-        revision (`str`, *optional*, defaults to `"main"`): Branch, tag or commit.
-
-    Returns:
-        `tuple[list[str], bytes]`: The files but .gitattributes, and the content; nothing of both where there is no
-        repository that the token may see.
-
-    Raises:
-        [`PublishError`]: If the Hub can't be asked.
+    For whoever publishes to several repositories: all are looked at before the first is written to. Arguments and
+    errors are those of [`publish`].
     """
-    from huggingface_hub import HfApi, HfFileSystem
+    from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    def look() -> tuple[list[str], bytes]:
-        api = HfApi()
-        try:
-            files = api.list_repo_files(repo_id, repo_type=repo_type, revision=revision)
-        except RepositoryNotFoundError:
-            return [], b""
-        if name not in files:
-            return [file for file in files if file != ".gitattributes"], b""
-        place = f"{'datasets/' if repo_type == 'dataset' else ''}{repo_id}@{revision}/{name}"
-        content = HfFileSystem(skip_instance_cache=True).cat_file(place)
-        return [file for file in files if file != ".gitattributes"], content
-
-    return repeat(look, repo_id, "nothing was published")
-
-
-def check_before(repo_id: str, repo_type: str = "dataset", tag: str | None = None) -> None:
-    """What can be known to fail before any work is done: a name that is none, or no token. Asks the Hub nothing.
-
-    Raises:
-        [`PublishError`]: As [`publish`] would, after hours of building or training.
-    """
-    from huggingface_hub import get_token
-
     check_arguments(repo_id, repo_type, tag)
-    _check_token(get_token(), repo_id)
+    files, _ = list_files(Path(directory))
+    refuse_secrets(Path(directory), files, get_token())
+    target = _Target(HfApi(), {"repo_id": repo_id, "repo_type": repo_type}, "main", 5, 1.0, replace)
 
+    def look() -> None:
+        try:
+            info = target.api.repo_info(**target.repo)
+        except RepositoryNotFoundError:
+            return
+        _refuse_public(target, info.private, private)
+        _plan(target, files, _refs(target), tag)
 
-def _check_token(token: str | None, repo_id: str) -> None:
-    if token is None:
-        raise PublishError(
-            f"no token for the Hub, so {repo_id} can't be published: run `hf auth login`, or set the environment "
-            "variable HF_TOKEN to a token with write permission."
-        )
-
-
-def check_arguments(repo_id: str, repo_type: str = "dataset", tag: str | None = None, max_attempts: int = 1) -> None:
-    """Refuses what could never be published under: a name, a kind or a tag that the Hub would not take."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    if repo_type not in ("dataset", "model"):
-        raise PublishError(f"repo_type is {repo_type!r}: give 'dataset' or 'model'.")
-    if tag is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag):
-        raise PublishError(
-            f"{tag!r} can't be a tag: give letters, digits, dots, dashes and underscores, as in 'v1.0'."
-        )
-    if max_attempts < 1:
-        raise PublishError(f"max_attempts is {max_attempts}: give 1 or more.")
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise PublishError(f"{repo_id!r} is no repository id ({error}): give 'namespace/name'.") from error
-    if "/" not in repo_id:
-        raise PublishError(f"{repo_id!r} has no namespace: give 'your-name/{repo_id}' or 'organisation/{repo_id}'.")
+    target.attempt(look)
 
 
 # ---- the steps; each may be tried again from its start ----
@@ -227,22 +181,26 @@ def _open_repo(target: _Target, private: bool) -> tuple[bool, bool]:
     """Makes the repository and the branch where they are missing; (is private, is new)."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    name, created = target.repo["repo_id"], False
+    created = False
     try:
         info = target.api.repo_info(**target.repo)
     except RepositoryNotFoundError:
         target.api.create_repo(**target.repo, private=private, exist_ok=True)
         info, created = target.api.repo_info(**target.repo), True
-    if private and not info.private:
-        raise PublishError(
-            f"{name} exists and is public, and private=True was asked for: pass private=False if everybody may see "
-            "this, or make the repository private in its settings on the Hub."
-        )
+    _refuse_public(target, info.private, private)
     if info.private and not private:
-        logger.warning("%s exists and is private; it stays private", name)
+        logger.warning("%s exists and is private; it stays private", target.repo["repo_id"])
     if target.branch != "main":
         target.api.create_branch(**target.repo, branch=target.branch, exist_ok=True)
     return bool(info.private), created
+
+
+def _refuse_public(target: _Target, is_private: bool, private: bool) -> None:
+    if private and not is_private:
+        raise PublishError(
+            f"{target.repo['repo_id']} exists and is public, and private=True was asked for: pass private=False if "
+            "everybody may see this, or make the repository private in its settings on the Hub."
+        )
 
 
 def _refs(target: _Target) -> dict[str, str]:
@@ -251,11 +209,10 @@ def _refs(target: _Target) -> dict[str, str]:
     return {ref.ref: ref.target_commit for ref in [*refs.branches, *refs.tags]}
 
 
-def _commit(target: _Target, files: dict[str, Path], tag: str | None, message: str, deleted: set[str]) -> str:
-    """Commits what differs from the branch's head, on top of that very head; returns the sha that holds `files`."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-    refs = _refs(target)
+def _plan(
+    target: _Target, files: dict[str, Path], refs: dict[str, str], tag: str | None
+) -> tuple[str, str | None, list[str], list[str]]:
+    """The branch's head, what the tag points at, what to upload and what to delete; or why it may not be."""
     head, tagged = refs.get(f"refs/heads/{target.branch}"), refs.get(f"refs/tags/{tag}") if tag else None
     if head is None:
         raise PublishError(f"{target.repo['repo_id']} has no branch {target.branch!r}: make it, or publish to main.")
@@ -272,6 +229,14 @@ def _commit(target: _Target, files: dict[str, Path], tag: str | None, message: s
             f"the tag {tag!r} of {target.repo['repo_id']} already names other content (commit {tagged[:12]}), and "
             f"nothing was published: choose another tag, or delete that one first with `{delete}`."
         )
+    return head, tagged, changed, stale
+
+
+def _commit(target: _Target, files: dict[str, Path], tag: str | None, message: str, deleted: set[str]) -> str:
+    """Commits what differs from the branch's head, on top of that very head; returns the sha that holds `files`."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    head, tagged, changed, stale = _plan(target, files, _refs(target), tag)
     if tagged and tagged != head:
         logger.warning("the tag %r holds this content already; %s has moved on and stays", tag, target.branch)
     if not changed and not stale:

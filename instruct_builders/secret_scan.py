@@ -1,8 +1,9 @@
 """Looks for credentials in files that are about to leave the machine. A report never holds the credential itself.
 
-Two searches: the shapes that well-known services give their keys, and the very values of this process's `*_KEY`,
-`*_TOKEN` and `*_SECRET` environment variables. Parquet is decoded first (its pages are compressed), `.gz`, `.bz2` and
-`.xz` are unpacked, of safetensors only the header is read (the rest is numbers); all else is searched as bytes.
+Two searches: the shapes that well-known services give their keys, and the very values of this process's environment
+variables that are called like one (`*_KEY`, `*_TOKEN`, `*PASSWORD`, ...). Parquet is decoded first (its pages are
+compressed), `.gz`, `.bz2` and `.xz` are unpacked, of safetensors only the header is read (the rest is numbers); all
+else is searched as bytes.
 """
 
 from __future__ import annotations
@@ -24,22 +25,39 @@ import pyarrow.parquet as pq
 
 from .errors import PublishError
 
-# Read alike by `re` and by RE2, the engine inside Arrow, which has no look-around.
+# Read alike by `re` and by RE2, the engine inside Arrow, which has no look-around. Where a form has a group, that is
+# the credential, and what stands around it only says that it is one.
 PATTERNS: dict[str, str] = {
     "Hugging Face token": r"hf_[A-Za-z0-9]{20,}",
     # "task-oriented-dialogue" holds `sk-` too: a key starts a word and has a long run between its dashes.
-    "OpenAI-style key": r"\bsk-[A-Za-z0-9_-]*[A-Za-z0-9]{16,}",
+    "OpenAI-style key": r"\bsk-(?:[A-Za-z0-9]{0,15}[_-]){0,12}[A-Za-z0-9]{16}[A-Za-z0-9_-]*",
     "AWS access key": r"AKIA[0-9A-Z]{16}",
     "AWS temporary key": r"ASIA[0-9A-Z]{16}",
+    # Forty letters and digits alone would be half the hashes of this world.
+    "AWS secret key": r"(?i:secret_?access_?key)[\"'\\ :=]{1,9}([A-Za-z0-9/+]{40})(?:[^A-Za-z0-9/+=]|$)",
+    "Azure storage key": r"AccountKey=([A-Za-z0-9+/]{86}==)",
     "GitHub token": r"gh[pousr]_[A-Za-z0-9]{36,}",
     "GitHub fine-grained token": r"github_pat_[A-Za-z0-9_]{22,}",
     "GitLab token": r"glpat-[A-Za-z0-9_-]{20,}",
-    "Google key": r"AIza[0-9A-Za-z_-]{35}",
+    "Google key": r"\bAIza[0-9A-Za-z_-]{35}",
+    "Google OAuth token": r"\bya29\.[0-9A-Za-z_-]{30,}",
     "Groq key": r"gsk_[A-Za-z0-9]{20,}",
+    "xAI key": r"\bxai-[A-Za-z0-9]{80}",
+    "Perplexity key": r"\bpplx-[A-Za-z0-9]{48}",
+    "Replicate token": r"\br8_[A-Za-z0-9]{37}",
+    "DigitalOcean token": r"\bdo[opr]_v1_[a-f0-9]{64}",
+    "npm token": r"\bnpm_[A-Za-z0-9]{36}",
+    "PyPI token": r"\bpypi-AgE[A-Za-z0-9_-]{50,}",  # a macaroon, which names pypi.org or test.pypi.org first
     "Slack token": r"xox[abeoprs]-[A-Za-z0-9-]{10,}",
+    "Slack webhook": r"hooks\.slack\.com/services/T[A-Z0-9]{8,12}/B[A-Z0-9]{8,12}/[A-Za-z0-9]{24}",
+    "Stripe key": r"\b[sr]k_live_[A-Za-z0-9]{24,}",
+    "SendGrid key": r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}",
+    "Telegram bot token": r"\b[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",
+    # Header and payload are JSON objects, and `{"` in base64 is `eyJ`.
+    "JSON web token": r"\beyJ[A-Za-z0-9_-]{10,200}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{20,}",
     "private key": r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----",
 }
-ENV_NAMES = ("_KEY", "_TOKEN", "_SECRET")
+ENV_NAMES = ("_KEY", "_TOKEN", "_SECRET", "PASSWORD", "PASSWD", "_PAT")
 ENV_MIN_LENGTH = 8  # characters; a shorter value would be found in ordinary text
 CHUNK, OVERLAP = 1 << 24, 1 << 12  # bytes; a credential is shorter than OVERLAP
 _OPEN = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -134,7 +152,7 @@ def _scan_bytes(path: Path, data: bytes, line: int, patterns: dict[str, str]) ->
     for kind, pattern in patterns.items():
         for match in re.finditer(pattern.encode(), data):
             number = line + data.count(b"\n", 0, match.start()) if line else 0
-            yield Finding(str(path), number, _shown(kind, match.group()))
+            yield Finding(str(path), number, _shown(kind, match.group(match.lastindex or 0)))
 
 
 def _any(patterns: dict[str, str]) -> str:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from instruct_builders import publish
-from instruct_builders.errors import ConfigError, PublishError, did_you_mean
+from instruct_builders import assigned_secrets, publish
+from instruct_builders.errors import ConfigError, PublishError, SecretFound, did_you_mean
 
 from . import base_model, consolidate, gguf, local_paths, model_card, run_facts, scores, staging
 from .local_paths import local_name
@@ -125,14 +125,51 @@ def release(args: ReleaseArguments, show: Callable[[str], None] = logger.info) -
     facts |= {"base": base_model.settle(facts["base"], args.base, args.base_revision, **needs)}
     if args.recipe:
         facts["recipe"] = {"file": Path(args.recipe).name, "yaml": recipe(args.recipe), "flags": []}
+    facts["preflight"] = local_paths.within(facts["preflight"])  # what a run noted down may name its data's folder
+    refuse_credentials(facts["recipe"])
     model_card.settle_license(facts, args.license)  # before the merge, which takes long
     staged = {}
     for part, repo_id in parts.items():
         staged[part] = staging.stage(part, model_dir, work / part, args, facts, repo_id, results, show)
+    return push_all(staged, parts, args, show)
+
+
+def push_all(
+    staged: dict[str, Path], parts: dict[str, str], args: ReleaseArguments, show: Callable[[str], None]
+) -> list[publish.PublishResult]:
+    """Pushes each folder to its repository, once all of the repositories are known to be places for them.
+
+    Args:
+        staged (`dict[str, Path]`): The folder of each part.
+        parts (`dict[str, str]`): The repository of each part.
+        args (`ReleaseArguments`), show (`Callable`): As for [`release`].
+
+    Raises:
+        [`PublishError`]: With what was published before, if anything.
+    """
+    if not args.dry_run:
+        _check_repositories(staged, parts, args)
+    pushed: list[publish.PublishResult] = []
     for part, repo_id in parts.items():
-        if not args.dry_run:
-            refuse_other_content(repo_id, run_facts.read(staged[part]), args.replace)
-    return [_push(staged[part], repo_id, args, show) for part, repo_id in parts.items()]
+        try:
+            pushed.append(_push(staged[part], repo_id, args, show))
+        except PublishError as error:
+            if not pushed:
+                raise
+            before = ", ".join(done.url for done in pushed)
+            raise PublishError(
+                f"{before} was published and stays; then {repo_id} failed: {error} The same command goes on there."
+            ) from error
+    return pushed
+
+
+def _check_repositories(staged: dict[str, Path], parts: dict[str, str], args: ReleaseArguments) -> None:
+    """Before the first of them is written to, each repository must be one that its part may go to."""
+    for part, repo_id in parts.items():
+        refuse_other_content(repo_id, run_facts.read(staged[part]), args.replace)
+    if len(parts) > 1:
+        for part, repo_id in parts.items():
+            publish.check_target(staged[part], repo_id, args.private, args.tag, repo_type="model")
 
 
 def check(args: ReleaseArguments) -> None:
@@ -182,6 +219,28 @@ def recipe(path: str) -> str:
         raise ConfigError(f"recipe: {path} is not valid YAML: {said}. Give the YAML of the training.") from error
 
 
+def refuse_credentials(recipe: dict | None) -> None:
+    """A recipe goes into the card whole: none of its keys, or comments, may give a credential a value.
+
+    Raises:
+        [`SecretFound`]: With the lines.
+    """
+    if recipe is None:
+        return
+    found = [str(one) for one in assigned_secrets.of_recipe(recipe["yaml"], recipe["file"])]
+    flags, hidden = recipe["flags"], assigned_secrets.hidden_flags(recipe["flags"])
+    places = [place for place, word in enumerate(flags) if word != hidden[place]]
+    found += [
+        f"flags: {flags[place].partition('=')[0] if '=' in flags[place] else flags[place - 1]}" for place in places
+    ]
+    if found:
+        shown = "\n  ".join(found)
+        raise SecretFound(
+            f"recipe: nothing was published, {len(found)} places look like credentials:\n  {shown}\nGive `recipe:` a "
+            "YAML without them, and credentials in the environment; one that was shown to others should be revoked."
+        )
+
+
 def choose(args: ReleaseArguments, facts: dict) -> dict[str, str]:
     """`{part: repository}` of what is to be pushed: "adapter", "merged" or "full"."""
     if not facts["adapter"]:
@@ -198,7 +257,8 @@ def choose(args: ReleaseArguments, facts: dict) -> dict[str, str]:
 def refuse_other_content(repo_id: str, facts: dict, replace: bool) -> None:
     """A repository that holds no release of this model is not written to.
 
-    A release of the same base on the same data, as an adapter or not as before, is a new version of the same model.
+    A release of the same base on the same data, as an adapter or not as before, is a new version of the same model. A
+    dataset of the Hub may have a new revision by then; of local data only the digest tells whether it is the same.
 
     Raises:
         [`PublishError`]: If it holds something else, and `replace` is not true.
@@ -211,13 +271,16 @@ def refuse_other_content(repo_id: str, facts: dict, replace: bool) -> None:
     except ValueError:
         there = {}  # a file of that name, but not ours
     there = there if isinstance(there, dict) else {}
-    marks = ("kind", "adapter", ("base", "name"), ("data", "name"))
+    marks = ["kind", "adapter", ("base", "name"), ("data", "name")]
+    marks += [("data", "revision")] if facts["data"]["local"] else []
     if all(_at(there, mark) == _at(facts, mark) for mark in marks):
         return
     holds = f"{len(files)} files, such as {files[0]}, of something else"
     if _at(there, ("base", "name")):
         what = "an adapter" if there.get("adapter") else "a model"
+        revision = _at(there, ("data", "revision"))
         holds = f"{what} of {_at(there, ('base', 'name'))} trained on {_at(there, ('data', 'name'))}"
+        holds += f" ({revision}; here {_at(facts, ('data', 'revision'))})" if _at(there, ("data", "local")) else ""
     raise PublishError(
         f"{repo_id} exists and holds {holds}; nothing was published. Give another repo_id, or `replace: true` to make "
         "it this model (its earlier commits stay in its history)."

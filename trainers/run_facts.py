@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import statistics
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instruct_builders import assigned_secrets
 from instruct_builders.errors import SourceError
 
 from . import base_model, local_paths, templates
@@ -18,6 +20,7 @@ from .evaluation import results
 if TYPE_CHECKING:
     from transformers import Trainer
 
+logger = logging.getLogger(__name__)
 FILE = "training.json"
 FORMAT = 1  # of that file; a later version of this module may need to know
 SETTINGS = (
@@ -65,7 +68,7 @@ def facts(
         "chat_template": args.chat_template if known else Path(args.chat_template).name,
         "data": {**data, "sources": sources(args.dataset_name, data["revision"], data["local"])},
         "counts": counts or {},
-        "preflight": preflight,
+        "preflight": local_paths.within(preflight, (args.dataset_name, args.model_name_or_path)),
         "loss": loss,
         "settings": settings(args, training),
         "recipe": recipe(sys.argv[1:] if argv is None else argv),
@@ -94,14 +97,20 @@ def settings(args, training) -> dict:
 
 
 def recipe(argv: Sequence[str]) -> dict | None:
-    """The YAML that a recipe was run with, and the flags beside it; `None` where it had flags alone."""
+    """The YAML that a recipe was run with, and the flags beside it; `None` where it had flags alone.
+
+    Local paths become their last part, and a value that looks like a credential is left out, with a warning.
+    """
     words = [word for given in argv for word in (given.split("=", 1) if given.startswith("--config=") else [given])]
     if "--config" not in words or words.index("--config") + 1 == len(words):
         return None
     place = words.index("--config")
     path = Path(words[place + 1])
-    flags = local_paths.shortened(words[:place] + words[place + 2 :])
-    return {"file": path.name, "yaml": local_paths.without(path.read_text(encoding="utf-8")), "flags": flags}
+    text = path.read_text(encoding="utf-8")
+    for found in assigned_secrets.of_recipe(text, path.name):
+        logger.warning("%s: it is left out of the card; the environment is a better place for it", found)
+    flags = local_paths.shortened(assigned_secrets.hidden_flags(words[:place] + words[place + 2 :]))
+    return {"file": path.name, "yaml": local_paths.without(assigned_secrets.hidden(text)), "flags": flags}
 
 
 def sources(name: str, revision: str | None, local: bool) -> list[dict]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -15,9 +16,16 @@ from instruct_builders.generate.settings import DEMO_MODEL
 from . import local_paths
 from .evaluation import results as evaluations
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResultEntry
+
 FOLDER = "evaluation"  # of the whole results
 BENCHMARKS = ".eval_results"  # https://huggingface.co/docs/hub/eval-results
-HEADS = ("score", "prompt_strict", "accuracy", "acc", "win_rate", "value")  # the metric that stands for a result
+# The metric that stands for a result; those of lm-evaluation-harness last.
+HEADS = (
+    *("score", "prompt_strict", "accuracy", "win_rate", "value"),
+    *("acc", "exact_match", "prompt_level_strict_acc", "pass@1", "f1"),
+)
 HUB_ID = r"[\w.-]+/[\w.-]+"
 
 
@@ -98,35 +106,65 @@ def write(directory: Path, results: Sequence[dict], names: set[str]) -> list[str
     Returns:
         `list[str]`: The files for the Hub.
     """
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+    from huggingface_hub import eval_result_entries_to_yaml
 
     written = []
     for number, result in enumerate(results):
         evaluations.write(result, directory / FOLDER / f"{number + 1:02d}_{result['kind']}.json")
-        data = result["data"]
-        if not is_own(result, names) or not data.get("revision") or not re.fullmatch(HUB_ID, data["name"]):
+        # A score on some of the questions is none of the benchmark.
+        claimed = is_own(result, names) and not result["settings"].get("limit")
+        entries = [entry for one in (_tasks(result) if claimed else ()) if (entry := _entry(result, *one))]
+        if not entries:
             continue
-        if result["settings"].get("limit"):  # a score on some of the questions is none of the benchmark
-            continue
-        metric = next((name for name in HEADS if name in result["metrics"]), None)
-        if metric is None:
-            continue
-        value = result["metrics"][metric]
-        ends = f", 95% interval {value['low']:.4g} to {value['high']:.4g}" if value["low"] is not None else ""
-        entry = EvalResultEntry(
-            dataset_id=data["name"],
-            task_id=str(result["settings"].get("task", "default")),
-            value=value["value"],
-            dataset_revision=data["revision"],
-            date=result.get("date"),
-            notes=f"{result['name']}: {metric}{ends}",
-        )
         path = directory / BENCHMARKS / f"instruct-builders-{number + 1:02d}-{result['kind'].replace('_', '-')}.yaml"
         path.parent.mkdir(exist_ok=True)
-        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
         path.write_text(text, encoding="utf-8")
         written.append(path.relative_to(directory).as_posix())
     return written
+
+
+def _tasks(result: dict) -> list[tuple[str, str, str | None, dict[str, dict]]]:
+    """Each benchmark that a result may be of: dataset, task, revision, and the metrics by their own names.
+
+    lm-evaluation-harness measures several at once; all else is about one dataset, called `org/name` or, where it was
+    read file by file, `org/name@commit`.
+    """
+    data = result["data"]
+    if data.get("tasks"):
+        return [
+            (
+                one["id"],
+                task,
+                one["revision"],
+                {name[len(task) + 2 :]: result["metrics"][name] for name in one["metrics"]},
+            )
+            for task, one in data["tasks"].items()
+        ]
+    dataset = data["name"].removesuffix(f"@{data.get('revision')}")
+    return [(dataset, str(result["settings"].get("task", "default")), data.get("revision"), result["metrics"])]
+
+
+def _entry(
+    result: dict, dataset: str, task: str, revision: str | None, metrics: dict[str, dict]
+) -> EvalResultEntry | None:
+    """One score in the Hub's format; `None` where it is on no known revision of a dataset there."""
+    from huggingface_hub import EvalResultEntry
+
+    # A name in brackets is how the answer was taken out of the text, as in "exact_match (strict-match)".
+    found = [name for head in HEADS for name in metrics if name.partition(" (")[0] == head]
+    if not found or not revision or not re.fullmatch(HUB_ID, dataset):
+        return None
+    value = metrics[found[0]]
+    ends = f", 95% interval {value['low']:.4g} to {value['high']:.4g}" if value["low"] is not None else ""
+    return EvalResultEntry(
+        dataset_id=dataset,
+        task_id=task,
+        value=value["value"],
+        dataset_revision=revision,
+        date=result.get("date"),
+        notes=f"{result['name']}: {found[0]}{ends}",
+    )
 
 
 def samples(results: Sequence[dict], names: set[str], number: int = 3) -> list[dict]:

@@ -38,8 +38,30 @@ SECRETS = {
     "Google key": "AI" + "za" + _random(35),
     "Groq key": "gs" + "k_" + _random(50),
     "Slack token": "xo" + "xb-" + _random(30),
+    "AWS secret key": _random(38) + "/+",
+    "Azure storage key": _random(86) + "==",
+    "Google OAuth token": "ya" + "29." + _random(60),
+    "xAI key": "xa" + "i-" + _random(80),
+    "Perplexity key": "pp" + "lx-" + _random(48),
+    "Replicate token": "r8" + "_" + _random(37),
+    "DigitalOcean token": "do" + "p_v1_" + _random(64, "0123456789abcdef"),
+    "npm token": "np" + "m_" + _random(36),
+    "PyPI token": "py" + "pi-AgEIcHlwaS5vcmc" + _random(90),
+    "Slack webhook": "hooks.slack"
+    + ".com/services/T"
+    + _random(9, "ABC123")
+    + "/B"
+    + _random(9, "ABC123")
+    + "/"
+    + _random(24),
+    "Stripe key": "sk" + "_live_" + _random(24),
+    "SendGrid key": "SG" + "." + _random(22) + "." + _random(43),
+    "Telegram bot token": _random(10, "123456789") + ":AA" + _random(33),
+    "JSON web token": "ey" + "J" + _random(33) + ".ey" + "J" + _random(60) + "." + _random(43),
     "private key": "-----BEGIN RSA " + "PRIVATE KEY-----",
 }
+# What must stand before it, so that it is one.
+NAMED = {"AWS secret key": "aws_secret_access_key = ", "Azure storage key": "AccountName=x;AccountKey="}
 HF = SECRETS["Hugging Face token"]
 
 
@@ -56,7 +78,7 @@ def test_every_kind_has_an_example_here():
 @pytest.mark.parametrize("kind", SECRETS)
 @pytest.mark.parametrize("around", ["%s", 'key = "%s"', "é中%s中é", "task-%s", "a\n\t%s"])
 def test_each_kind_is_found_in_bytes_and_in_parquet(tmp_path, kind, around):
-    text = "first line\n" + around % SECRETS[kind]
+    text = "first line\n" + around % (NAMED.get(kind, "") + SECRETS[kind])
     (tmp_path / "a.md").write_text(text)
     line = text[: text.index(SECRETS[kind])].count("\n") + 1
     _assert_found(secret_scan.scan([tmp_path / "a.md"], {}), tmp_path / "a.md", line, kind, SECRETS[kind])
@@ -73,6 +95,13 @@ def test_each_kind_is_found_in_bytes_and_in_parquet(tmp_path, kind, around):
         "-----BEGIN PUBLIC KEY-----",
         "AKIA is a prefix; aKIAabcdefghijklmnop is not",
         "sha256: " + "0123456789abcdef" * 4,
+        "commit bcc37c64db1a739abcc37c64db1a739abcc37c64, UUID 550e8400-e29b-41d4-a716-446655440000",
+        "secret_access_key is 40 characters long; aws_secret_access_key: <your key here>; AccountKey=...",
+        "Stripe's sk_live_... and r8_, xai-, pplx-, npm_config_cache, pypi-publish, SG.1.2, ya29. and dop_v1_ are prefixes",
+        "12:30:AA and 2024-01-01T10:00:00Z, a ratio of 1234567890:1; eyJ begins {, eyJhbGciOiJIUzI1NiJ9 alone is a header",
+        "https://hooks.slack.com/services/T.../B.../...",
+        "data:image/png;base64,"
+        + "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==" * 9,
     ],
 )
 def test_ordinary_text_passes(tmp_path, text):

@@ -12,7 +12,7 @@ from hub_fixtures import kill_while_uploading
 from release_runs import RECIPES, from_hub, make_base, push_base, releasing, train, write_rows
 
 from instruct_builders.errors import BuildError, ConfigError, PublishError, SecretFound, SourceError
-from trainers.release import ReleaseArguments, release
+from trainers.release import ReleaseArguments, push_all, release
 
 pytestmark = [
     pytest.mark.xdist_group("release_faults"),  # one worker: what the module sets up is dear
@@ -158,6 +158,89 @@ def test_a_name_that_holds_something_else(hub, base, final, tmp_path):
         releasing(changed, what="merged")
 
 
+# ---- two repositories, and another model under the same name: folders as they are staged, without the weights ----
+def staged(folder: Path, **changes) -> Path:
+    folder.mkdir(parents=True)
+    data = {"name": "rows.jsonl", "local": True, "revision": "sha256:1", **changes.pop("data", {})}
+    facts = {"format": 1, "kind": "causal", "adapter": True, "base": {"name": "me/base"}, "data": data, **changes}
+    (folder / "training.json").write_text(json.dumps(facts))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    return folder
+
+
+def push_staged(folder: Path, repo_id: str = "me/model", **options) -> list:
+    return push_all(
+        {"adapter": folder}, {"adapter": repo_id}, ReleaseArguments(model_dir="", repo_id=repo_id, **options), print
+    )
+
+
+@pytest.fixture
+def both(tmp_path) -> dict:
+    return {"adapter": staged(tmp_path / "adapter"), "merged": staged(tmp_path / "merged", adapter=False)}
+
+
+def push_both(both: dict, merged: str, **options) -> list:
+    args = ReleaseArguments(model_dir="", repo_id="me/model", what="both", merged_repo_id=merged, **options)
+    return push_all(both, {"adapter": "me/model", "merged": merged}, args, print)
+
+
+@pytest.mark.parametrize("obstacle", ["public", "tag", "other content", "secret"])
+def test_of_two_repositories_none_is_written_to_where_one_may_not_be(hub, both, tmp_path, obstacle):
+    from huggingface_hub import HfApi
+
+    errors = {"public": "me/merged exists and is public", "other content": "me/merged exists and holds 1 files"}
+    errors |= {"tag": "tag 'v1.0' of me/merged already names other content", "secret": r"notes.txt:1: value of token"}
+    if obstacle == "tag":
+        push_staged(staged(tmp_path / "older", adapter=False, hours=1), "me/merged")
+    elif obstacle == "secret":
+        (both["merged"] / "notes.txt").write_text("token: " + "a1B2" * 5)
+    else:
+        HfApi().create_repo("me/merged", private=obstacle != "public")
+        if obstacle == "other content":
+            HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="x.txt", repo_id="me/merged")
+    before = hub.count("commit")
+    with pytest.raises(PublishError, match=errors[obstacle]):
+        push_both(both, "me/merged")
+    assert state(hub) is None and hub.count("commit") == before
+    if obstacle == "tag":
+        assert [done.committed for done in push_both(both, "me/merged", tag="v2")] == [True, True]
+
+
+def test_what_was_published_before_the_second_push_failed_is_named(hub, both):
+    with pytest.raises(PublishError, match=r"/me/model/tree/v1.0 was published and stays; then stranger/merged .*403"):
+        push_both(both, "stranger/merged")
+    assert hub.store.tags("model", "me/model") == {"v1.0": state(hub)["refs/heads/main"]}
+    assert [done.committed for done in push_both(both, "me/merged")] == [False, True]
+
+
+def test_another_file_of_the_same_name_makes_another_model(hub, tmp_path):
+    push_staged(staged(tmp_path / "first"))
+    other = staged(tmp_path / "other", data={"revision": "sha256:2"})
+    with pytest.raises(PublishError, match=r"trained on rows.jsonl \(sha256:1; here sha256:2\); .*`replace: true`"):
+        push_staged(other, tag="v2")
+    push_staged(other, tag="v2", replace=True)
+    newer = {"name": "me/data", "local": False}
+    push_staged(staged(tmp_path / "a", data=newer | {"revision": "a" * 40}), "me/hub")
+    push_staged(staged(tmp_path / "b", data=newer | {"revision": "b" * 40}), "me/hub", tag="v2")  # a new version of it
+
+
+def test_a_credential_in_the_recipe_is_refused_before_any_work(hub, final, tmp_path):
+    run = from_hub(final, tmp_path / "run" / "final", name="tiny-llama", local=True)
+    key = "0123456789abcdef" * 2
+    (tmp_path / "x.yaml").write_text(f"lora_r: 4\n# export WANDB_API_KEY={key}\nhub_token: abcd-my-own-secret-token\n")
+    with pytest.raises(
+        SecretFound, match=r"x.yaml:2: value of WANDB_API_KEY .*\n  x.yaml:3: value of hub_token"
+    ) as caught:
+        releasing(run, what="merged", recipe=str(tmp_path / "x.yaml"))
+    assert key not in str(caught.value) and "my-own-secret" not in str(caught.value)
+    facts = json.loads((run / "training.json").read_text())  # as an older version noted it down
+    facts["recipe"] = {"file": "x.yaml", "yaml": "lora_r: 4\n", "flags": ["--hub_token", "abcd-my-own-secret-token"]}
+    (run / "training.json").write_text(json.dumps(facts))
+    with pytest.raises(SecretFound, match="flags: --hub_token"):
+        releasing(run, what="merged")
+    assert hub.requests == [] and not (run.parent / "release").exists()
+
+
 def test_a_secret_in_the_folder(hub, final, tmp_path):
     run = from_hub(final, tmp_path / "run" / "final", name="tiny-llama", local=True)
     (run / "notes.txt").write_text("login(" + "hf" + "_" + "A1b2C3d4E5f6G7h8I9j0K1l2M3n4O5p6Q7)")
@@ -213,7 +296,11 @@ def test_a_dry_run_makes_the_release_and_asks_the_hub_nothing(hub, final, tmp_pa
     said = releasing(final, what="merged", dry_run=True, output_dir=str(tmp_path / "made"))
     assert said[-1].startswith("would publish me/model (") and "model.safetensors" in said[-1]
     assert (tmp_path / "made" / "merged" / "README.md").is_file() and hub.requests == []
-    releasing(final, what="merged", dry_run=True, output_dir=str(tmp_path / "made"))
+    older = from_hub(final, tmp_path / "older" / "final", name="tiny-llama", local=True)
+    facts = json.loads((older / "training.json").read_text()) | {"preflight": "evaluated on /data/alice/pairs; fine"}
+    (older / "training.json").write_text(json.dumps(facts))
+    releasing(older, what="merged", dry_run=True, output_dir=str(tmp_path / "made"))
+    assert "evaluated on pairs; fine" in (tmp_path / "made" / "merged" / "README.md").read_text()
     # `merged` of a run is a training's result, not a release that may be replaced.
     run = from_hub(final, tmp_path / "run" / "merged", name="tiny-llama", local=True)
     with pytest.raises(BuildError, match="is there and no earlier release"):

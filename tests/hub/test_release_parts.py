@@ -1,19 +1,16 @@
-"""What a release is put together from: shards, notes of a run, and texts without a path of this machine."""
+"""What a release is put together from: shards, and the notes of a run."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from release_runs import make_base, train, write_rows
 
-from instruct_builders.errors import BuildError, ConfigError, PublishError, SourceError
-from trainers import base_model, consolidate, local_paths, model_card, run_facts
+from instruct_builders.errors import BuildError, ConfigError, SourceError
+from trainers import base_model, consolidate, model_card, run_facts
 from trainers.release import ReleaseArguments, release
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT 0.21
@@ -146,58 +143,6 @@ def test_the_strictest_license_of_base_and_data_is_the_model_s():
     assert found == "cc-by-nc-4.0" and "The base model is" in note
     with pytest.raises(ConfigError, match="forbids commercial use"):
         model_card.settle_license(facts("cc-by-nc-4.0", "mit"), "mit")
-
-
-# ---- paths ----
-@pytest.mark.parametrize(
-    ("value", "local"),
-    [
-        ("/home/alice/runs/7", True),
-        ("~/models/base", True),
-        ("../base", True),
-        ("C:\\models\\base", True),
-        ("file:///data/x/y", True),
-        ("org/model", False),
-        ("outputs/run", False),
-        ("https://huggingface.co/org/model", False),
-        ("/", False),
-        ("</s>", False),
-        ("/think/", False),
-        ("and/or, or not", False),
-        (7, False),
-    ],
-)
-def test_what_counts_as_a_path(value, local):
-    assert local_paths.is_local(value) is local
-
-
-part = st.text("abcXYZ09_-.", min_size=1, max_size=8).filter(lambda text: text.strip("."))
-
-
-@given(st.lists(part, min_size=2, max_size=5), st.sampled_from(["/", "~/", "../"]))
-def test_a_recipe_keeps_its_text_and_loses_its_paths(parts, start):
-    path = start + "/".join(parts)
-    text = f"# a comment\nmodel_name_or_path: {json.dumps(path)}\nlearning_rate: 2.0e-5  # as it was\n"
-    found = local_paths.without(text)
-    assert path not in found and "# a comment" in found and "learning_rate: 2.0e-5  # as it was" in found
-    assert not any(map(local_paths.is_local, local_paths.shortened(["--x", path, f"--y={path}"])))
-
-
-def test_the_paths_that_a_release_refuses(tmp_path):
-    (tmp_path / "vocab.json").write_text(json.dumps({"/root/x": 0}))  # a word that a tokenizer knows
-    (tmp_path / "README.md").write_text("Paths such as /usr/bin are everybody's.")
-    local_paths.refuse(tmp_path)
-    (tmp_path / "README.md").write_text(f"fine\nin {tmp_path}/run\n")
-    with pytest.raises(PublishError, match=r"README.md:2\n"):
-        local_paths.refuse(tmp_path, [tmp_path])
-    (tmp_path / "README.md").write_text("fine")
-    (tmp_path / "config.json").write_text('{"a": ')
-    for looks in (local_paths.refuse, local_paths.clean_configs):
-        with pytest.raises(PublishError, match=r"config.json is no JSON .* nothing was sent"):
-            looks(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"a": [{"b": "/mnt/disk/base"}]}))
-    with pytest.raises(PublishError, match=r"config.json: a\[0\].b"):
-        local_paths.refuse(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "settings"), [("scripted-demo", {}), ("org/model", {"judge": {"scripted": True}})])

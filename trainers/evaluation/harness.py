@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,9 +75,11 @@ def evaluate(
                 f"benchmarks: {task!r} is no task of the harness.{did_you_mean(task, manager.all_tasks)}"
             )
     try:
+        loaded = manager.load(tasks)
+        inner = {child for children in loaded["group_map"].values() for child in children}
         found = lm_eval.simple_evaluate(
             model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
-            tasks=tasks,
+            tasks=[one for part in ("tasks", "groups") for name, one in loaded[part].items() if name not in inner],
             task_manager=manager,
             num_fewshot=num_fewshot,
             limit=limit,
@@ -92,11 +95,26 @@ def evaluate(
         raise SourceError(f"benchmarks: the harness stopped: {type(error).__name__}: {error}") from error
     settings = {"tasks": [Path(task).name if Path(task).is_file() else task for task in tasks], "limit": limit}
     settings |= {"num_fewshot": num_fewshot, "batch_size": batch_size, "chat_template": chat}
-    return of_results(found, facts=facts, settings=settings, seed=seed)
+    revisions = {name: _revision(task) for name, task in loaded["tasks"].items()}
+    return of_results(found, facts=facts, settings=settings, seed=seed, revisions=revisions)
 
 
-def of_results(found: Mapping, *, facts: dict, settings: dict, seed: int) -> tuple[dict, list[dict]]:
-    """What the harness returned, as a result; arguments and returns as those of [`evaluate`]."""
+def _revision(task) -> str | None:
+    """The commit of a task's data: rows of the Hub lie in a folder of the cache that is named after it."""
+    splits = task.dataset.values() if isinstance(task.dataset, Mapping) else ()
+    folders = {Path(file["filename"]).parent.name for rows in splits for file in rows.cache_files}
+    commits = [name for name in folders if re.fullmatch(r"[0-9a-f]{40}", name)]
+    return commits[0] if len(commits) == 1 else None
+
+
+def of_results(
+    found: Mapping, *, facts: dict, settings: dict, seed: int, revisions: Mapping[str, str | None] | None = None
+) -> tuple[dict, list[dict]]:
+    """What the harness returned, as a result; arguments and returns as those of [`evaluate`].
+
+    `revisions` holds the commit of the data by task. A task on a dataset of the Hub is listed in the result's
+    `data["tasks"]`, with what the Hub's leaderboards ask for: `id`, `revision`, and which metrics are its own.
+    """
     groups = {task: made for task, figures in found["results"].items() if (made := _figures(figures))}
     # Of a group its subtasks are listed too; their questions are the group's.
     metrics = {f"{task}: {name}": value for task, some in groups.items() for name, value in some.items()}
@@ -114,7 +132,8 @@ def of_results(found: Mapping, *, facts: dict, settings: dict, seed: int) -> tup
         "lm_eval",
         "lm-evaluation-harness",
         model=facts,
-        data={"name": ", ".join(asked), "digest": digest, "rows": sum(asked.values())},
+        data={"name": ", ".join(asked), "digest": digest, "rows": sum(asked.values())}
+        | {"tasks": _of_hub(found.get("configs") or {}, groups, revisions or {})},
         settings=settings,
         seed=seed,
         counts=counts,
@@ -123,6 +142,17 @@ def of_results(found: Mapping, *, facts: dict, settings: dict, seed: int) -> tup
         notes=notes,
     )
     return result, rows
+
+
+def _of_hub(configs: Mapping[str, Mapping], groups: Mapping[str, dict], revisions: Mapping) -> dict[str, dict]:
+    """The tasks whose data is a dataset of the Hub: `{task: {"id", "revision", "metrics"}}`."""
+    made = {}
+    for task, config in configs.items():
+        path = config.get("dataset_path")
+        if isinstance(path, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not Path(path).exists():
+            metrics = [f"{task}: {name}" for name in groups.get(task, {})]
+            made[task] = {"id": path, "revision": revisions.get(task), "metrics": metrics}
+    return made
 
 
 def _figures(figures: Mapping) -> dict[str, dict]:
