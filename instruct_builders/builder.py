@@ -257,12 +257,13 @@ class InstructBuilder(datasets.ArrowBasedBuilder):
         quarantine.write_lines(kept, lines)
         allowed = self.config.max_bad_fraction
         limit = f", but max_bad_fraction={allowed:g} allows {allowed * rows_in:.0f}"
+        stopped = limit if rows_out else ", so nothing is left"
         enough = math.ceil(1000 * len(lines) / rows_in) / 1000 if rows_in else 0
         cure = f" To go on without them: max_bad_fraction={enough:g} (--max_bad_fraction {enough:g})."
         counted = Counter(line["reason"] for line in lines)
         reasons = ", ".join(f"{reason} {count}" for reason, count in counted.items())
         raise TooManyRejected(
-            f"{self.NAME}: {len(lines)} of {rows_in} rows were rejected{limit if rows_out else ', so nothing is left'} "
+            f"{self.NAME}: {len(lines)} of {rows_in} rows were rejected{stopped} "
             f"({reasons}).{cure if rows_out else ''} All of them are in {kept}; the first:\n"
             f"{quarantine.describe(lines)}"
         )

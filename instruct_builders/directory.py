@@ -120,7 +120,9 @@ def refuse_to_clobber(target: Path, overwrite: bool) -> None:
     if not target.is_dir() or not (target / BUILD_FILE).is_file():
         raise BuildError(f"{target} exists and was not built by this package: give another output_dir.")
     if not overwrite:
-        raise BuildError(f"{target} holds an earlier build: overwrite=True (--overwrite) replaces it, or give another output_dir.")
+        raise BuildError(
+            f"{target} holds an earlier build: overwrite=True (--overwrite) replaces it, or give another output_dir."
+        )
     config = json.loads((target / BUILD_FILE).read_text(encoding="utf-8"))["config_name"]
     own = {"README.md", BUILD_FILE, "rejected.jsonl", report.NAME}
     names = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
