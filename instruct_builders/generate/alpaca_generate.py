@@ -5,19 +5,21 @@ Demonstrations come from the seeds alone, so no question waits for another one's
 
 from __future__ import annotations
 
-import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from ..errors import ConfigError
-from . import filters, likeness, parse
+from . import filters, likeness, parse, replies
 from .asking import Answer, Request
+from .drawing import Urn
 from .growing import Growth
 from .likeness import Likeness
 from .rendering import check_parameters, messages, one_line, sampling
 from .seeds import Seed
 from .yields import Yield
 
+ROUND = 64  # questions, in the report of the yield
 PARAMETERS = {"alpaca": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 3072}}
 
 
@@ -30,7 +32,8 @@ class AlpacaOptions:
         demonstrations (`int`): Seeds shown in a question.
         list_length (`int`): Tasks in the list that is continued, the shown ones included.
         task_language (`str`): What the prompt asks the tasks to be in.
-        window (`int`), barren (`int`), threshold (`float`), tokenizer (`str`), embed (`str`), min_words (`int`),
+        window (`int`): Questions that may be under way at a time. They build on no answer, so that it changes no row.
+        barren (`int`), threshold (`float`), tokenizer (`str`), embed (`str`), min_words (`int`),
             max_words (`int`), blacklist (`list[str]`), ascii_first (`bool`), drop_truncated (`bool`):
             As in [`SelfInstructOptions`].
         parameters (`dict`): Stage (alpaca) -> request parameters.
@@ -40,7 +43,7 @@ class AlpacaOptions:
     demonstrations: int = 3
     list_length: int = 20
     task_language: str = "English"
-    window: int = 64
+    window: int = 512
     threshold: float | None = None
     tokenizer: str = "rouge"
     embed: str | None = None
@@ -76,13 +79,25 @@ class Row:
     question: int
 
 
+def select(given: Iterable[Seed], options: AlpacaOptions) -> tuple[list[Seed], list[tuple[Seed, str]]]:
+    """The seeds that a run can show, and the others, each with its reason."""
+    used, left = {}, []
+    for entry in given:
+        if entry.output is None or entry.earlier or entry.id in used:
+            reason = "no_output" if entry.output is None else "earlier_turns" if entry.earlier else "duplicate_seed"
+            left.append((entry, reason))
+        else:
+            used[entry.id] = entry
+    return list(used.values()), left
+
+
 class AlpacaGenerate:
     """One run: the rows, the questions and the counts. Arguments as in [`SelfInstruct`]."""
 
     def __init__(self, engine, given: list[Seed], options: AlpacaOptions, seed: int, counts: Yield):
         options.check()
         self.engine, self.options, self.seed, self.counts = engine, options, seed, counts
-        self.given = [entry for entry in given if entry.output is not None and not entry.earlier]
+        self.given, _ = select(given, options)
         if len(self.given) < options.demonstrations:
             raise ConfigError(
                 f"{len(self.given)} of the seeds have an answer and no earlier turns, and {options.demonstrations} "
@@ -93,6 +108,7 @@ class AlpacaGenerate:
         self.filters = filters.Filters(*limits)
         texts = dict.fromkeys(entry.instruction for entry in given)
         self.likeness = Likeness(texts, options.threshold, options.tokenizer, options.embed)
+        self.urn = Urn(entry.id for entry in self.given)
         self.rows: list[Row] = []
 
     async def run(self) -> list[Row]:
@@ -109,9 +125,9 @@ class AlpacaGenerate:
         return self.rows
 
     async def _ask(self, number: int, known: int) -> Answer:
-        options, draw = self.options, random.Random(f"{self.seed} alpaca {number}")
-        blocks = []
-        for place, entry in enumerate(draw.sample(self.given, options.demonstrations), 1):
+        options, blocks = self.options, []
+        drawn = self.urn.draw(options.demonstrations, self.seed, "alpaca", number)
+        for place, entry in enumerate((self.given[one] for one in drawn), 1):
             given = entry.input or "<noinput>"
             told = f"{place}. Instruction: {one_line(entry.instruction)}"
             blocks.append(f"{told}\n{place}. Input:\n{given}\n{place}. Output:\n{entry.output}")
@@ -120,13 +136,14 @@ class AlpacaGenerate:
         parameters = sampling(PARAMETERS, options.parameters, "alpaca", self.seed, number)
         check = partial(parse.problem, "alpaca")
         asked = messages("alpaca", **values)
-        return await self.engine.ask(Request(asked, parameters, purpose="alpaca", check=check, keep_truncated=True))
+        request = Request(asked, parameters, purpose="alpaca", check=check, keep_truncated=True)
+        return await replies.ask(self.engine, request, self.counts)
 
     def _take(self, number: int, answer: Answer) -> int:
         """Sorts out the rows of an answer."""
-        wave = number // self.options.window + 1
+        wave = number // ROUND + 1
         if answer.text is None:
-            self.counts.drop("no_answer", {"question": number, "detail": answer.reason}, wave)
+            self.counts.drop("no_answer", {"question": number, "detail": replies.why(answer)}, wave)
             return len(self.rows)
         cut = answer.finish_reason == "length"
         blocks, torn = parse.alpaca_blocks(answer.text, truncated=cut and not self.options.drop_truncated)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import ConfigError
-from . import seeds
+from . import replies, seeds
 from .asking import Answer, Request
 from .growing import in_order
 from .rendering import check_parameters, sampling
@@ -49,13 +51,18 @@ class Answered:
     text: str
 
 
+def select(given: Iterable[Seed], options: AnswerOptions) -> tuple[list[Seed], list[tuple[Seed, str]]]:
+    """Every seed can be answered."""
+    return list(given), []
+
+
 class Answering:
     """One run. Arguments as in [`SelfInstruct`]."""
 
     def __init__(self, engine, given: list[Seed], options: AnswerOptions, seed: int, counts: Yield):
         options.check()
         self.engine, self.options, self.seed, self.counts, self.given = engine, options, seed, counts, given
-        self.missing = 0
+        self.missing: Counter[str] = Counter()  # reasons of answers that are not there
 
     async def run(self) -> list[Answered]:
         """Asks every question `answers` times; gives the answers, in order."""
@@ -65,8 +72,8 @@ class Answering:
         async for entry, sample, answer in in_order(self._ask, samples):
             line = {"parent": entry.id, "instruction": entry.instruction, "input": entry.input, "sample": sample}
             if answer.text is None:
-                self.missing += 1
-                self.counts.drop("no_answer", {**line, "detail": answer.reason})
+                self.missing[answer.reason] += 1
+                self.counts.drop("no_answer", {**line, "detail": replies.why(answer)})
             else:
                 self.counts.accept({**line, "output": answer.text})
                 kept.append(Answered(entry, sample, answer.text))
@@ -79,4 +86,4 @@ class Answering:
             turns = [{"role": "system", "content": self.options.system_prompt}, *turns]
         parameters = sampling(PARAMETERS, self.options.parameters, "answer", self.seed, sample)
         request = Request(tuple(turns), parameters, sample=sample, purpose="answer")
-        return entry, sample, await self.engine.ask(request)
+        return entry, sample, await replies.ask(self.engine, request, self.counts)

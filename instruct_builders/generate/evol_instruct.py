@@ -9,13 +9,14 @@ without the seeds: mixing them in is `mixture`'s.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from ..errors import ConfigError, did_you_mean
 from ..transforms.novelty import TOKENIZERS
-from . import filters, parse, seeds
+from . import filters, parse, replies, seeds
 from .asking import Answer, Request
 from .growing import in_order
 from .likeness import Likeness
@@ -34,10 +35,10 @@ DATA_FORMATS = {
     "table": "a Markdown table",
     "json": "a JSON document",
 }
-# The paper's: temperature 1, top_p 0.9, 2,048 tokens.
+# The paper's: temperature 1, top_p 0.9, 2,048 tokens. The judge has room to think: only what is written is paid for.
 PARAMETERS = {
     "evolve": {"temperature": 1.0, "top_p": 0.9, "max_tokens": 2048},
-    "equal": {"temperature": 0.0, "max_tokens": 8},
+    "equal": {"temperature": 0.0, "max_tokens": 1024},
     "answer": {"temperature": 1.0, "top_p": 0.9, "max_tokens": 2048},
 }
 CHOICES = ("uniform", "weighted", "order")
@@ -57,6 +58,8 @@ class EvolInstructOptions:
         data_formats (`list[str]`): What `complicate_input` adds: xml, sql, code, table, json.
         judge (`bool`): Whether a model is asked if a prompt is still equal to what it was.
         judge_model (`str`), answer_model (`str`): Other models of the same server for these questions.
+        max_failed (`float`): Share of the attempts that may have got no answer (`no_evolution`, `no_verdict`,
+            `no_answer`), after all repetitions, in a complete dataset. Eliminated ones are not among them.
         tokenizer (`str`): What the histogram of novelty is computed with, as in [`NoveltyIndex`]; it drops nothing.
         parameters (`dict`): Stage (evolve, equal, answer) -> request parameters.
     """
@@ -69,6 +72,7 @@ class EvolInstructOptions:
     judge: bool = True
     judge_model: str | None = None
     answer_model: str | None = None
+    max_failed: float = 0.01
     tokenizer: str = "rouge"
     parameters: dict | None = None
 
@@ -76,6 +80,8 @@ class EvolInstructOptions:
         """Raises a `ConfigError` for a value that can't be right."""
         if self.rounds < 1:
             raise ConfigError(f"rounds={self.rounds}: a number of 1 or more is allowed.")
+        if not 0 <= self.max_failed < 1:
+            raise ConfigError(f"max_failed={self.max_failed}: a share from 0 to below 1 is allowed.")
         if self.tokenizer not in TOKENIZERS:
             raise ConfigError(f"tokenizer={self.tokenizer!r}: there are {', '.join(TOKENIZERS)}.")
         if self.choice not in CHOICES:
@@ -114,6 +120,7 @@ class Attempt:
     answer: str | None
     reason: str | None
     detail: str | None = None
+    missing: str | None = None  # why there was no answer, where that is the reason
     id: str | None = None  # of its own record, where it is kept
     parent: str | None = None  # id of the record that it was made from
 
@@ -135,14 +142,26 @@ def with_lineage(entry: Seed, attempts: list[Attempt]) -> list[Attempt]:
     return told
 
 
+def select(given: Iterable[Seed], options: EvolInstructOptions) -> tuple[list[Seed], list[tuple[Seed, str]]]:
+    """The seeds that a run can use, the first of each prompt, and the others, each with its reason."""
+    used, left = {}, []
+    for entry in given:
+        reason = "earlier_turns" if entry.earlier else "duplicate_seed" if entry.prompt in used else None
+        if reason:
+            left.append((entry, reason))
+        else:
+            used[entry.prompt] = entry
+    return list(used.values()), left
+
+
 class EvolInstruct:
     """One run. Arguments as in [`SelfInstruct`]."""
 
     def __init__(self, engine, given: list[Seed], options: EvolInstructOptions, seed: int, counts: Yield):
         options.check()
         self.engine, self.options, self.seed, self.counts = engine, options, seed, counts
-        unique = {entry.prompt: entry for entry in reversed(given) if not entry.earlier}
-        self.given = list(reversed(unique.values()))  # the first of each prompt, in order
+        self.given, _ = select(given, options)
+        self.missing: Counter[str] = Counter()  # reasons of attempts that got no answer
         if not self.given:
             raise ConfigError("no seed without earlier turns: Evol-Instruct evolves single prompts.")
         self.likeness = Likeness((entry.prompt for entry in self.given), tokenizer=options.tokenizer, refuse=False)
@@ -158,6 +177,8 @@ class EvolInstruct:
                     self.counts.accept(attempt.line(entry.id), attempt.round, attempt.operator)
                 else:
                     self.counts.drop(attempt.reason, attempt.line(entry.id), attempt.round, attempt.operator)
+                    if attempt.missing:
+                        self.missing[attempt.missing] += 1
             kept.append((entry, [attempt for attempt in attempts if attempt.reason is None]))
         return kept
 
@@ -178,13 +199,16 @@ class EvolInstruct:
         operator = self.options.operator(round, draw)
         salt = (root, round)  # of the same prompt in a later round another version is wanted
 
-        def failed(reason: str, said: str = "", answer: str | None = None, detail: str | None = None) -> Attempt:
-            return Attempt(round, operator, said, answer, reason, detail)
+        def failed(reason: str, said: str = "", answer: str | None = None) -> Attempt:
+            return Attempt(round, operator, said, answer, reason)
+
+        def missing(reason: str, unanswered: Answer, said: str = "") -> Attempt:
+            return Attempt(round, operator, said, None, reason, replies.why(unanswered), unanswered.reason)
 
         asked = self._evolution(prompt, operator, draw)
         evolved = await self._ask("evolve", asked, f"evolve/{operator}", salt)
         if evolved.text is None:
-            return failed("no_evolution", detail=evolved.reason)
+            return missing("no_evolution", evolved)
         said = parse.evolved(evolved.text)
         if reason := filters.evolution(prompt, said):
             return failed(reason, said)
@@ -192,13 +216,13 @@ class EvolInstruct:
             pair = {"first": fenced(prompt, "given_text"), "second": fenced(said, "given_text")}
             verdict = await self._ask("equal", messages("equal", **pair), "equal", salt, self.options.judge_model)
             if verdict.text is None:
-                return failed("no_verdict", said, detail=verdict.reason)
+                return missing("no_verdict", verdict, said)
             if parse.equal(verdict.text):
                 return failed("equal", said)
         turn = ({"role": "user", "content": said},)
         answer = await self._ask("answer", turn, "answer", salt, self.options.answer_model)
         if answer.text is None:
-            return failed("no_answer", said, detail=answer.reason)
+            return missing("no_answer", answer, said)
         if reason := filters.answer(answer.text):
             return failed(reason, said, answer.text)
         return Attempt(round, operator, said, answer.text, None)
@@ -217,4 +241,5 @@ class EvolInstruct:
     ) -> Answer:
         parameters = sampling(PARAMETERS, self.options.parameters, stage, self.seed, *salt)
         check = partial(parse.problem, "equal") if stage == "equal" else None
-        return await self.engine.ask(Request(asked, parameters, purpose=purpose, check=check, model=model))
+        request = Request(asked, parameters, purpose=purpose, check=check, model=model)
+        return await replies.ask(self.engine, request, self.counts)

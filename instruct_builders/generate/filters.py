@@ -83,6 +83,7 @@ class Filters:
         ascii_first (`bool`, *optional*, defaults to `False`): Drop what does not begin with an ASCII character, as
             published: English alone is left.
         tokenizer (`str`, *optional*, defaults to `"rouge"`): As in [`NoveltyIndex`].
+        form (`bool`, *optional*, defaults to `True`): Whether there are also the rules about what stands first.
     """
 
     min_words: int = 4
@@ -90,6 +91,7 @@ class Filters:
     blacklist: tuple[str, ...] = SELF_INSTRUCT_WORDS
     ascii_first: bool = False
     tokenizer: str = "rouge"
+    form: bool = True
 
     def instruction(self, text: str) -> str | None:
         """Why an instruction is not kept, similarity apart."""
@@ -100,9 +102,9 @@ class Filters:
             return "too_long"
         if any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in self.blacklist):
             return "blocked_word"
-        if text.startswith("Write a program"):
+        if self.form and text.startswith("Write a program"):
             return "writes_program"
-        if text[0] in string.punctuation:
+        if self.form and text[0] in string.punctuation:
             return "first_punctuation"
         if self.ascii_first and not text[0].isascii():
             return "first_not_ascii"
@@ -114,13 +116,13 @@ def without_marker(given: str) -> str:
     return "" if NO_INPUT_MARK.fullmatch(given) else given
 
 
-def instance(given: str, output: str) -> str | None:
-    """Why one input and output of a task are not kept."""
+def instance(given: str, output: str, form: bool = True) -> str | None:
+    """Why one input and output of a task are not kept; without `form`, only what is no text, or none at all."""
     if not output.strip() or NO_OUTPUT.fullmatch(output):
         return "empty_output"
-    if given == output:
+    if form and given == output:
         return "same_input_output"
-    if given.rstrip().endswith(":") or output.rstrip().endswith(":"):
+    if form and (given.rstrip().endswith(":") or output.rstrip().endswith(":")):
         return "ends_with_colon"
     return "control_character" if CONTROL.search(given + output) else None
 

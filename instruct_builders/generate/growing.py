@@ -40,15 +40,16 @@ async def abandon(tasks: Iterable[asyncio.Task]) -> None:
 
 
 class Growth:
-    """Questions 0, 1, 2, ..., each of which may build on what all but the last `window` ones before it gave.
+    """Questions 0, 1, 2, ..., each of which may build on what most of those before it gave.
 
-    Answers are taken in the order of the questions. Question k sees what the answers up to k - window added, whenever
-    it is sent: so its text does not depend on how fast answers come or on how many are wanted, and a higher target
-    goes on where a lower one ended, without asking anything again.
+    Answers are taken in the order of the questions. Question k sees what all answers added but the last `window`
+    before it, or the last quarter where that is more, whenever it is sent: so its text does not depend on how fast
+    answers come or on how many are wanted, and a higher target goes on where a lower one ended, without asking
+    anything again. While one answer hangs, a third as many questions as came before it, or `window`, can go on.
 
     Args:
         ask (`Callable`): Number of a question and how much was there for it to see -> its result.
-        window (`int`): Most questions under way.
+        window (`int`): Fewest questions that may be under way.
         barren (`int`): Answers in a row that add nothing, after which the model has nothing more to say.
     """
 
@@ -74,9 +75,9 @@ class Growth:
         while size < goal:
             taken = len(self.sizes)
             likely = (size + 4 * per_question) / (taken + 4)  # one answer's luck is no rate
-            under_way = min(self.window, math.ceil((goal - size) / likely))
-            while len(self.tasks) < max(1, under_way):
-                seen = self.started - self.window
+            under_way = max(1, math.ceil((goal - size) / likely))
+            # How many is decided by answers that were taken, never by those that happen to be there already.
+            while len(self.tasks) < under_way and (seen := self._sees(self.started)) < taken:
                 known = self.sizes[seen] if seen >= 0 else 0
                 self.tasks.append(asyncio.create_task(self.ask(self.started, known)))
                 self.started += 1
@@ -89,6 +90,10 @@ class Growth:
                     f"the last {since} answers brought nothing new: {size} of {goal} are there. Give more seeds or a "
                     "higher temperature, or lower the target to what is there."
                 )
+
+    def _sees(self, number: int) -> int:
+        """The last answer whose additions a question may build on; below 0: none."""
+        return number - max(self.window, number // 4)
 
     async def close(self, finished: bool) -> None:
         """Waits for questions that turned out not to be needed; after an error, leaves them to the engine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.request import getproxies, proxy_bypass
 
+from ..errors import ConfigError
 from . import statuses
 from .sending import Unreachable
 
@@ -21,13 +22,22 @@ class OpenAITransport:
         key (`str`): Sent as the client sends it.
         connections (`int`): Most at once; fewer than requests in flight would queue inside of their deadlines.
         timeout (`float`, *optional*): Seconds for a connection.
+
+    Raises:
+        ConfigError: If the extra `generate` is not installed.
     """
 
     def __init__(self, base_url: str | None, key: str, connections: int, timeout: float | None):
-        import aiohttp
-        import httpx2
-        import openai
-        import yarl
+        try:
+            import aiohttp
+            import httpx2
+            import openai
+            import yarl
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"asking a model needs {error.name}, which is not installed. Do: "
+                'pip install "instruct-builders[generate]"'
+            ) from error
 
         self.client = openai.AsyncOpenAI(api_key=key or "none", base_url=base_url, max_retries=0, timeout=timeout)
         self.errors = (openai.APIStatusError, openai.APIConnectionError)  # of the client, for the Batch API

@@ -19,7 +19,25 @@ YES_NO = re.compile(r"\W*(?:is it (?:a )?classification(?: task)?\W*)?(yes|no)\b
 NOT_EQUAL = re.compile(r"(?:not|n['’]t|\bun|\bin)[\s_-]*(?:\w+[\s_-]+)?equal", re.IGNORECASE)
 EQUAL = re.compile(r"\bequal\b", re.IGNORECASE)
 GIVEN_TAG = re.compile(r"[ \t]*</?given_text(?:-\d+)?>[ \t]*\n?")
+THOUGHTS = (("<think>", "</think>"), ("<thinking>", "</thinking>"))
 TASK_TAG = re.compile(r"</?(?:task|examples)(?:-\d+)?>")
+
+
+def without_thoughts(text: str) -> str | None:
+    """What a reasoning model says behind its thoughts; `None` where they do not end.
+
+    Thoughts are what stands between `<think>` and `</think>` at the beginning. Where a server has put the first tag
+    into the prompt, they end with a line that is nothing but `</think>`. Any other text is left as it is.
+    """
+    head = text.lstrip()
+    for begin, end in THOUGHTS:
+        before, closed, said = head.partition(end)
+        if before.startswith(begin):
+            return said.lstrip() if closed else None
+        alone = (not before or before.endswith("\n")) and (not said or said.startswith("\n"))
+        if closed and alone and begin not in before:
+            return said.lstrip()
+    return text
 
 
 def numbered(text: str, first: int, truncated: bool = False) -> list[str]:

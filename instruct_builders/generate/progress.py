@@ -32,11 +32,10 @@ def describe(account: dict, accepted: int | None, goal: int | None = None, tries
         accepted = accepted or 0
         done, end = accepted + sum(account["rejected"].values()), tries
         head = f"tried · {accepted} accepted"
-    rejected = Counter(account["rejected"]) + Counter(account["reasons"])
-    named = ", ".join(f"{reason} {count}" for reason, count in rejected.most_common(REASONS_SHOWN))
     parts = [
         f"{done} {head}" if end is None else f"{done}/{end} {head}",
-        f"{rejected.total()} rejected" + (f" ({named})" if named else ""),
+        *([] if accepted is None else [_counted(account["rejected"], "rejected")]),
+        *([_counted(account["reasons"], "replies unusable")] if account["reasons"] else []),
         f"{sum(account['usage'][name] for name in ('prompt_tokens', 'completion_tokens')):,} tokens",
         *([] if account["cost"] is None else [f"cost {account['cost']:.4f}"]),
         f"{run['requests'] / seconds:.1f} requests/s",
@@ -45,6 +44,12 @@ def describe(account: dict, accepted: int | None, goal: int | None = None, tries
         left = round(seconds * (end - done) / done)
         parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
     return " · ".join(parts)
+
+
+def _counted(reasons: dict, what: str) -> str:
+    """How many there are, and the commonest reasons."""
+    named = ", ".join(f"{reason} {count}" for reason, count in Counter(reasons).most_common(REASONS_SHOWN))
+    return f"{sum(reasons.values())} {what}" + (f" ({named})" if named else "")
 
 
 class Line:

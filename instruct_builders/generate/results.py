@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ from .. import pipeline
 from ..errors import DISK, ConfigError, GenerationError, Stopped, did_you_mean
 from ..licenses import strictest
 from ..self_instruct import SelfInstruct as Builder
-from . import alpaca_generate, answering, evol_instruct, review, self_instruct
+from . import alpaca_generate, answering, evol_instruct, replies, review, self_instruct
+from . import seeds as seed_rows
 from .demo_data import DEMO_MODEL
 from .seeds import Seed, Seeds, content_ids, turns_of, with_input
 from .yields import Yield
@@ -23,12 +25,21 @@ GENERATED = "generated.jsonl"
 
 @dataclass(frozen=True)
 class Method:
-    """A class with `run()`, its options, its default parameters, and how what it gives becomes rows."""
+    """What a method is.
+
+    Args:
+        run (`type`): A class with `run()`.
+        options (`type`): What it can be told.
+        parameters (`dict`): Stage -> request parameters, by default.
+        rows (`Callable`): How what `run` gives becomes rows.
+        select (`Callable`): Seeds and options -> the seeds it uses, and the others, each with its reason.
+    """
 
     run: type
     options: type
     parameters: dict
     rows: Callable[[list], list[dict]]
+    select: Callable[[list[Seed], object], tuple[list[Seed], list[tuple[Seed, str]]]]
 
 
 def rows_of_tasks(tasks: list[self_instruct.Task]) -> list[dict]:
@@ -78,15 +89,33 @@ def row(
 
 METHODS = {
     "self_instruct": Method(
-        self_instruct.SelfInstruct, self_instruct.SelfInstructOptions, self_instruct.PARAMETERS, rows_of_tasks
+        self_instruct.SelfInstruct,
+        self_instruct.SelfInstructOptions,
+        self_instruct.PARAMETERS,
+        rows_of_tasks,
+        self_instruct.select,
     ),
     "alpaca": Method(
-        alpaca_generate.AlpacaGenerate, alpaca_generate.AlpacaOptions, alpaca_generate.PARAMETERS, rows_of_alpaca
+        alpaca_generate.AlpacaGenerate,
+        alpaca_generate.AlpacaOptions,
+        alpaca_generate.PARAMETERS,
+        rows_of_alpaca,
+        alpaca_generate.select,
     ),
     "evol_instruct": Method(
-        evol_instruct.EvolInstruct, evol_instruct.EvolInstructOptions, evol_instruct.PARAMETERS, rows_of_evolution
+        evol_instruct.EvolInstruct,
+        evol_instruct.EvolInstructOptions,
+        evol_instruct.PARAMETERS,
+        rows_of_evolution,
+        evol_instruct.select,
     ),
-    "answer": Method(answering.Answering, answering.AnswerOptions, answering.PARAMETERS, rows_of_answers),
+    "answer": Method(
+        answering.Answering,
+        answering.AnswerOptions,
+        answering.PARAMETERS,
+        rows_of_answers,
+        answering.select,
+    ),
 }
 
 
@@ -120,6 +149,8 @@ def generate(
     """
     chosen = METHODS[method]
     options.check()
+    if review_file is not None:
+        review.check(review_file)
 
     async def work(engine):
         # Only now is the journal ours, and with it the files of another run that we replace.
@@ -128,9 +159,9 @@ def generate(
             kept = await running.run()
             marks = {"generator": engine.model, "method": method}
             rows = [one | {"meta": marks | one["meta"]} for one in chosen.rows(kept)]
-            _check_missing(running, len(rows))
             likeness = getattr(running, "likeness", None)
             report = counts.report(likeness)
+            _check_missing(running, report["candidates"], len(rows))
             if review_file is not None:
                 rows, report["review"] = review.apply(review_file, rows, counts, seed)
             return rows, running.options, report, likeness.scores if likeness else []
@@ -146,13 +177,18 @@ def generate(
             f"({engine.journal_path}): make room and run the same command again."
         ) from error
     # Only what follows from the questions and the journal: an interrupted run and another one write the same bytes.
+    shown = usable(method, given, options)
     told = ("model", "demo", "questions", "usage", "cost", "reasons", "purposes")
     account = {
         "method": method,
         "seed": seed,
         "settings": dataclasses.asdict(options),
         "parameters": effective(chosen.parameters, options.parameters),
-        "seeds": {"rows": len(given.seeds), "files": given.files},
+        "seeds": {
+            **row_counts(shown),
+            "reasons": dict(sorted(Counter(line["reason"] for line in shown.rejected).items())),
+            "files": given.files,
+        },
         **{key: engine.account[key] for key in told},
         "prices": engine.prices,
         "yield": report,
@@ -166,13 +202,24 @@ def effective(defaults: dict, given: dict | None) -> dict:
     return {stage: {name: one for name, one in values.items() if one is not None} for stage, values in merged.items()}
 
 
-def _check_missing(running, rows: int) -> None:
+def usable(method: str, given: Seeds, options) -> Seeds:
+    """The seeds, with a rejected line for each row that this method can't use as well."""
+    return seed_rows.without(given, METHODS[method].select(given.seeds, options)[1])
+
+
+def row_counts(given: Seeds) -> dict[str, int]:
+    """`rows` = `used` + `rejected`."""
+    rows = sum(entry["rows_in"] for entry in given.files) if given.files else len(given.seeds)
+    rejected = len(given.rejected)
+    return {"rows": rows, "used": rows - rejected, "rejected": rejected}
+
+
+def _check_missing(running, candidates: int, rows: int) -> None:
     """A dataset that lacks answers is not called complete."""
-    missing = getattr(running, "missing", 0)
-    if missing and missing > running.options.max_failed * (missing + rows):
+    reasons = getattr(running, "missing", None)  # of a method that asks until there is enough, none is missing
+    if reasons and reasons.total() > running.options.max_failed * candidates:
         raise Stopped(
-            f"{missing} of {missing + rows} answers are missing after every attempt (dropped.jsonl has each with its "
-            "reason): raise max_retries to ask for them again, or set max_failed to go on without them."
+            f"{reasons.total()} of {candidates} answers are missing after every attempt {replies.advice(reasons)}."
         )
     if not rows:
         raise Stopped("nothing was kept: dropped.jsonl has every candidate with its reason.")

@@ -10,7 +10,7 @@ import json
 import random
 from pathlib import Path
 
-from ..errors import SourceError
+from ..errors import ConfigError, SourceError
 from .seeds import content_ids
 from .yields import Yield
 
@@ -22,6 +22,14 @@ def ids_of(rows: list[dict]) -> list[str]:
     parts = [(tuple(row["messages"][:-2]), *(turn["content"] for turn in row["messages"][-2:])) for row in rows]
     given = [row["context"] for row in rows]
     return content_ids([(before, asked, text, said) for (before, asked, said), text in zip(parts, given, strict=True)])
+
+
+def check(path: Path) -> None:
+    """Raises a `ConfigError` for a path that can be no file, and a `SourceError` for a line that can't be read."""
+    if path.is_dir():
+        raise ConfigError(f"review_file={str(path)!r} is a folder: give the file in it that people write into.")
+    if path.exists():
+        _read(path)
 
 
 def apply(path: Path, rows: list[dict], counts: Yield, seed: int) -> tuple[list[dict], dict]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import ConfigError, did_you_mean
-from . import verdicts
+from . import parse, verdicts
 from .asking import Request
 from .growing import in_order
 from .rendering import check_parameters, messages, sampling
@@ -120,7 +120,8 @@ def read(reply: str, mark: str, criteria: Mapping[str, str]) -> Judgement:
     A score that is missing, no number or not from 1 to 10 spoils the whole verdict: a mean over what is left would be
     of other things than other rows' means are.
     """
-    marked = [entry for entry, _ in verdicts.objects(reply) if entry.get("mark") == mark]
+    said = parse.without_thoughts(reply) or ""  # thoughts may try out several verdicts
+    marked = [entry for entry, _ in verdicts.objects(said) if entry.get("mark") == mark]
     if not marked:
         return Judgement(problem="no_verdict")
     scores, reasons = {}, {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -27,6 +28,14 @@ SCHEMA = pa.schema(
     }
 )
 
+# Why a method can't begin with a row that is fine in itself.
+UNUSABLE = {
+    "not_classification": ("is_classification", "not true, which classification_only wants"),
+    "earlier_turns": ("messages", "turns before the question, such as a system turn, and this method takes none"),
+    "no_output": ("output", "a question without an answer, and this method shows whole tasks"),
+    "duplicate_seed": ("instruction", "a row before it says the same"),
+}
+
 
 @dataclass(frozen=True)
 class Seed:
@@ -40,6 +49,7 @@ class Seed:
         is_classification (`bool`, *optional*): As the source says.
         earlier (`tuple[dict, ...]`): Turns before the question: a system turn, earlier rounds.
         license (`str`, *optional*): Of the row or its source.
+        place (`tuple`, *optional*): File, row and line it was read from.
     """
 
     id: str
@@ -49,6 +59,7 @@ class Seed:
     is_classification: bool | None = None
     earlier: tuple[dict, ...] = ()
     license: str | None = None
+    place: tuple[str, int, int] | None = field(default=None, compare=False)
 
     @property
     def prompt(self) -> str:
@@ -88,7 +99,7 @@ def read(data_files=None, max_bad_fraction: float = 0.01) -> Seeds:
             places = zip(chunk.table.to_pylist(), chunk.row.tolist(), chunk.line.tolist(), strict=True)
             for row, number, line in places:
                 found, problem = _seeds(row, row.get("license") or file.license)
-                seeds += found
+                seeds += [replace(seed, place=(name, number, line)) for seed in found]
                 if problem:
                     bad.append(_line(name, number, line, *problem))
             rows += len(chunk.table) + len(chunk.rejected)
@@ -103,12 +114,29 @@ def read(data_files=None, max_bad_fraction: float = 0.01) -> Seeds:
     if not seeds:
         raise SourceError("data_files: no row with an instruction or with messages.")
     ids = content_ids([(seed.earlier, seed.instruction, seed.input, seed.output) for seed in seeds])
-    seeds = [Seed(name, *_fields(seed)) for name, seed in zip(ids, seeds, strict=True)]
+    seeds = [replace(seed, id=name) for name, seed in zip(ids, seeds, strict=True)]
     return Seeds(seeds, rejected, files)
 
 
-def _fields(seed: Seed) -> tuple:
-    return seed.instruction, seed.input, seed.output, seed.is_classification, seed.earlier, seed.license
+def without(given: Seeds, left: Iterable[tuple[Seed, str]]) -> Seeds:
+    """The same seeds, with a rejected line more for each row that gave only seeds which a method leaves.
+
+    Args:
+        given ([`Seeds`]): What was read.
+        left (`Iterable`): Seeds the method can't use, each with a key of [`UNUSABLE`].
+    """
+    reasons = {id(entry): reason for entry, reason in left}
+    used = {_place(entry) for entry in given.seeds if id(entry) not in reasons}
+    lines = {}
+    for entry in given.seeds:
+        if (place := _place(entry)) not in used:
+            reason = reasons[id(entry)]
+            lines.setdefault(place, _line(*place, reason, *UNUSABLE[reason]))
+    return replace(given, rejected=[*given.rejected, *lines.values()])
+
+
+def _place(entry: Seed) -> tuple[str, int, int]:
+    return entry.place or (entry.id, 0, -1)
 
 
 def _seeds(row: dict, license_id: str | None) -> tuple[list[Seed], tuple[str, str, str] | None]:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..errors import ConfigError
-from . import examples, filters, likeness, parse
+from . import examples, filters, likeness, parse, replies
 from .asking import Answer, Request
+from .drawing import Urn, shuffled
 from .growing import Growth, abandon
 from .likeness import Likeness
 from .rendering import check_parameters, messages, one_line, sampling
@@ -26,10 +28,11 @@ PRESETS = {
     "published": {"human_demonstrations": 6, "machine_demonstrations": 2, "last_number": 16},
     "simple": {"human_demonstrations": 2, "machine_demonstrations": 1, "last_number": 4},
 }
-# As published, but for stop words that would cut a chat model's answer; a null in the configuration removes one.
+# As published, but for stop words that would cut a chat model's answer, and room to think where one word is wanted:
+# only what is written is paid for. A null in the configuration removes one.
 PARAMETERS = {
     "bootstrap": {"temperature": 0.7, "top_p": 0.5, "presence_penalty": 2.0, "max_tokens": 1024},
-    "classify": {"temperature": 0.0, "max_tokens": 8},
+    "classify": {"temperature": 0.0, "max_tokens": 1024},
     "instances": {"temperature": 0.0, "presence_penalty": 1.5, "max_tokens": 350},
 }
 
@@ -41,8 +44,9 @@ class SelfInstructOptions:
     Args:
         target (`int`): Fewest tasks wanted, each with an instance; an answer's last ones may be more.
         preset (`str`): `"published"`, or `"simple"`: three demonstrations, one instruction per question, one
-            instance, and the length and similarity filters.
-        window (`int`): Questions under way at a time; what a question shows may be that much older than the pool.
+            instance, and of the filters only those of length and similarity (with a `blacklist` if one is given).
+        window (`int`): Questions that may be under way at a time, or a third of those answered where that is more;
+            what a question shows is that much older than the pool.
         threshold (`float`), tokenizer (`str`), embed (`str`): How much like an earlier one a task may be: of
             [`Likeness`]. The tokenizer `"rouge"`, the published one, sees a to z and 0 to 9 alone: take `"unicode"`
             for tasks in other scripts, or `embed` to compare what they mean.
@@ -125,6 +129,19 @@ class Task:
         }
 
 
+def select(given: Iterable[Seed], options: SelfInstructOptions) -> tuple[list[Seed], list[tuple[Seed, str]]]:
+    """The seeds that a run can use, and the others, each with its reason."""
+    used, left, rows = [], [], {}
+    for entry in given:
+        if options.classification_only and not entry.is_classification:
+            left.append((entry, "not_classification"))
+        elif rows.setdefault(one_line(entry.instruction), entry.place) != entry.place:
+            left.append((entry, "duplicate_seed"))
+        else:
+            used.append(entry)  # a row's further instances among them
+    return used, left
+
+
 class SelfInstruct:
     """One run: the pool, the questions and the counts.
 
@@ -138,17 +155,20 @@ class SelfInstruct:
 
     def __init__(self, engine, given: list[Seed], options: SelfInstructOptions, seed: int, counts: Yield):
         self.engine, self.options, self.seed, self.counts = engine, options.resolved(), seed, counts
-        wanted = [entry for entry in given if entry.is_classification or not options.classification_only]
-        self.human = list(dict.fromkeys(one_line(entry.instruction) for entry in wanted))
-        if not self.human:
+        used, _ = select(given, options)
+        self.human = Urn(dict.fromkeys(one_line(entry.instruction) for entry in used))
+        if not len(self.human):
             raise ConfigError("classification_only: no seed says is_classification: true.")
         options = self.options
-        words = filters.SELF_INSTRUCT_WORDS if options.blacklist is None else tuple(options.blacklist)
+        self.simple = options.preset == "simple"
+        usual = () if self.simple else filters.SELF_INSTRUCT_WORDS
+        words = usual if options.blacklist is None else tuple(options.blacklist)
         limits = (options.min_words, options.max_words, words, options.ascii_first, options.tokenizer)
-        self.filters = filters.Filters(*limits)
+        self.filters = filters.Filters(*limits, form=not self.simple)
         texts = dict.fromkeys(entry.instruction for entry in given)
         self.likeness = Likeness(texts, options.threshold, options.tokenizer, options.embed)
         self.pool: list[Task] = []
+        self.machine = Urn()  # the pool's instructions, to draw from
         self.finished = 0  # tasks of the pool that are written down, with or without instances
         self.finishing: list[asyncio.Task] = []
 
@@ -177,26 +197,26 @@ class SelfInstruct:
 
     async def _ask(self, number: int, known: int) -> tuple[Answer, int]:
         """Asks question `number`, which may show `known` tasks of the pool; the answer and its first number."""
-        options, draw = self.options, random.Random(f"{self.seed} bootstrap {number}")
-        machine = draw.sample(range(known), min(options.machine_demonstrations, known))
-        chosen = [self.pool[place].instruction for place in machine]
-        total = options.human_demonstrations + options.machine_demonstrations
-        chosen += draw.sample(self.human, min(total - len(chosen), len(self.human)))
-        draw.shuffle(chosen)
+        options, question = self.options, (self.seed, "bootstrap", number)
+        machine = self.machine.draw(options.machine_demonstrations, *question, among=known)
+        human = options.human_demonstrations + options.machine_demonstrations - len(machine)
+        chosen = [self.machine.texts[place] for place in machine]
+        chosen += [self.human.texts[place] for place in self.human.draw(human, *question)]
+        chosen = shuffled(chosen, *question)
         first = len(chosen) + 1
         listed = "\n".join(f"{place}. {one_line(text)}" for place, text in enumerate(chosen, 1))
         name = "bootstrap_classification" if options.classification_only else "bootstrap"
         values = {"examples": listed, "next": str(first), "last": str(options.last_number)}
-        if options.preset == "simple":
+        if self.simple:
             name, values = "simple_instruction", {"examples": listed}
         request = Request(
             messages(name, **values),
             sampling(PARAMETERS, options.parameters, "bootstrap", self.seed, number),
             purpose="bootstrap",
             check=lambda text: None if parse.numbered(text, first) else "unparsable",
-            keep_truncated=options.drop_truncated or options.preset != "simple",  # a list loses its last item alone
+            keep_truncated=options.drop_truncated or not self.simple,  # a list loses its last item alone
         )
-        return await self.engine.ask(request), first
+        return await replies.ask(self.engine, request, self.counts), first
 
     def _take(self, number: int, result: tuple[Answer, int]) -> int:
         """Sorts out the instructions of an answer; each one kept is sent on to get its instances."""
@@ -204,7 +224,7 @@ class SelfInstruct:
         count = partial(self.counts.drop, round=number // self.options.window + 1)
         cut = answer.finish_reason == "length"
         if answer.text is None:
-            count("no_answer", {"question": number, "detail": answer.reason})
+            count("no_answer", {"question": number, "detail": replies.why(answer)})
             return len(self.pool)
         items = parse.numbered(answer.text, first, truncated=cut and not self.options.drop_truncated)
         for text in items:
@@ -219,7 +239,8 @@ class SelfInstruct:
                 continue
             task = Task(len(self.pool), text, number, score)
             self.pool.append(task)
-            finish = self._simple_instance if self.options.preset == "simple" else self._instances
+            self.machine.add(text)
+            finish = self._simple_instance if self.simple else self._instances
             self.finishing.append(asyncio.create_task(finish(task)))
         self._write_down()
         return len(self.pool)
@@ -245,7 +266,7 @@ class SelfInstruct:
             "classify", messages("classify", examples=examples.decided(), task=examples.shown(task.instruction))
         )
         if decided.text is None:
-            task.lost.append({"reason": "no_answer", "detail": f"classify: {decided.reason}"})
+            task.lost.append({"reason": "no_answer", "detail": f"classify: {replies.why(decided)}"})
             return
         task.is_classification = parse.classification(decided.text)
         kind = "output_first" if task.is_classification else "input_first"
@@ -253,7 +274,7 @@ class SelfInstruct:
         values["most"] = str(self.options.max_instances)
         answer = await ask(f"instances/{kind}", messages(f"instances_{kind}", **values))
         if answer.text is None:
-            task.lost.append({"reason": "no_answer", "detail": f"instances: {answer.reason}"})
+            task.lost.append({"reason": "no_answer", "detail": f"instances: {replies.why(answer)}"})
             return
         read = parse.output_first if task.is_classification else parse.input_first
         self._keep(task, read(answer.text))
@@ -264,22 +285,24 @@ class SelfInstruct:
             task, "instances/simple", messages("simple_instance", task=examples.shown(task.instruction))
         )
         if answer.text is None:
-            task.lost.append({"reason": "no_answer", "detail": f"instances: {answer.reason}"})
+            task.lost.append({"reason": "no_answer", "detail": f"instances: {replies.why(answer)}"})
             return
         self._keep(task, [parse.simple_instance(answer.text)])
 
     async def _about(self, task: Task, purpose: str, asked: tuple[dict, ...]) -> Answer:
         """Asks something about a task; answers that can't be read are asked for again."""
         parameters = sampling(PARAMETERS, self.options.parameters, purpose.partition("/")[0], self.seed)
-        check = partial(parse.problem, purpose)
-        return await self.engine.ask(Request(asked, parameters, purpose=purpose, check=check))
+        request = Request(asked, parameters, purpose=purpose, check=partial(parse.problem, purpose))
+        return await replies.ask(self.engine, request, self.counts)
 
     def _keep(self, task: Task, found: list[tuple[str, str]]) -> None:
         """Filters instances, drops those that contradict each other, and draws `max_instances` of them."""
         kept: list[tuple[str, str]] = []
         for given, output in found:
             given = filters.without_marker(given)
-            reason = filters.instance(given, output) or ("repeated" if (given, output) in kept else None)
+            reason = filters.instance(given, output, form=not self.simple)
+            if reason is None and (given, output) in kept:
+                reason = "repeated"
             if reason:
                 task.lost.append({"reason": reason, "input": given, "output": output})
             else:

@@ -29,6 +29,7 @@ class Yield:
     def __init__(self, engine=None, folder: Path | None = None):
         self.engine = engine
         self.counts: Counter[tuple[int, str, str]] = Counter()  # (round, operator, "accepted" or a reason)
+        self.thoughts = 0  # answers that began with a model's thoughts, which were taken off
         self.files: dict[str, IO[str]] = {}
         self._open = ExitStack()  # closes each of them, also where closing the other one fails
         if folder is not None:
@@ -74,6 +75,7 @@ class Yield:
             **self._sum(lambda key: True),
             "rounds": [{"round": number, **self._sum(lambda key, n=number: key[0] == n)} for number in rounds],
             "operators": {name: self._sum(lambda key, n=name: key[1] == n) for name in operators},
+            "thoughts_removed": self.thoughts,
             "novelty": novelty,
         }
 
@@ -103,4 +105,6 @@ def table(report: dict) -> str:
         why = ", ".join(f"{reason} {count:,}" for reason, count in entry["dropped"].items()) or "none"
         head = f"{name or 'in all'}: {entry['candidates']:,} candidates, {entry['accepted']:,} kept ({share:.0%})"
         lines.append(f"{head}; dropped: {why}")
+    if report["thoughts_removed"]:
+        lines.append(f"thoughts (<think>) taken off {report['thoughts_removed']:,} answers")
     return "\n".join(lines)

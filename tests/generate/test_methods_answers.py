@@ -7,15 +7,9 @@ import re
 
 import pytest
 
-from instruct_builders.errors import SourceError, Stopped
+from instruct_builders.errors import ConfigError, SourceError, Stopped
 from instruct_builders.generate import results, seeds
-from instruct_builders.generate.engine import Engine
-from instruct_builders.generate.statuses import Reply
-
-
-def kind_of(request: dict) -> str:
-    first = request["messages"][0]
-    return first["content"].split("\n")[0].removeprefix("task: ") if first["role"] == "system" else "answer"
+from instruct_builders.generate.demo_answers import kind_of
 
 
 def new_task(number: int) -> str:
@@ -24,28 +18,8 @@ def new_task(number: int) -> str:
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Runs a method with a function from (kind of question, request, its number) to text or (text, finish reason)."""
-
-    def run(method, model, options=None, given=None, review=None, **settings):
-        seen = []
-
-        async def transport(body: bytes, *_) -> Reply:
-            request = json.loads(body)
-            said = model(kind_of(request), request, len(seen))
-            seen.append(request)
-            text, finish = said if isinstance(said, tuple) else (said, "stop")
-            choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
-            return Reply(200, {}, json.dumps({"choices": [choice]}).encode())
-
-        settings = {"max_retries": 1, "max_concurrency": 4} | settings
-        engine = Engine(model="m", transport=transport, journal=tmp_path / "journal.sqlite", **settings)
-        chosen = results.METHODS[method].options(**(options or {}))
-        given = given or seeds.read()
-        result = results.generate(engine, method, given, chosen, seed=1, folder=tmp_path / "out", review_file=review)
-        return result, seen
-
-    return run
+def run(run_with):
+    return run_with
 
 
 def lines(path) -> list[dict]:
@@ -219,7 +193,8 @@ def test_an_eliminated_prompt_stays_as_it_was(reason, said, run, tmp_path):
     def model(kind, request, count):
         return (USUAL | said)[kind.split("/")[0]]
 
-    with pytest.raises(Stopped, match="nothing was kept"):
+    missing = reason in ("no_verdict", "no_evolution", "no_answer")
+    with pytest.raises(Stopped, match="2 of 2 answers are missing" if missing else "nothing was kept"):
         run("evol_instruct", model, {"rounds": 2, "operators": ["reasoning"]}, ONE_SEED)
     dropped = lines(tmp_path / "out" / "dropped.jsonl")
     assert [(line["reason"], line["parent"], line["round"]) for line in dropped] == [
@@ -240,7 +215,9 @@ def test_an_elimination_costs_one_round(run, tmp_path):
 
     options = {"rounds": 3, "choice": "order", "operators": ["reasoning"], "judge_model": "j", "answer_model": "a"}
     result, seen = run("evol_instruct", model, options, ONE_SEED)
-    shown = [request["messages"][1]["content"] for request in seen if kind_of(request).startswith("evolve")]
+    shown = [
+        request["messages"][1]["content"] for request in seen if kind_of(request["messages"]).startswith("evolve")
+    ]
     assert [("5 steps" in text, "3 steps" in text) for text in shown] == [
         (False, False),
         (False, False),
@@ -253,20 +230,24 @@ def test_an_elimination_costs_one_round(run, tmp_path):
     assert [request["model"] for request in seen[:3]] == ["m", "j", "a"]
 
 
-def test_missing_answers_are_no_complete_dataset(run, tmp_path):
-    def model(kind, request, count):
-        return "" if "lantern" in request["messages"][-1]["content"] else "An answer."
+def test_the_simple_preset_has_the_filters_of_length_and_similarity_alone(run, tmp_path):
+    kept = ["Draw a map of the town, please.", "Write a program that counts birds.", "*Name five blue flowers*"]
+    items = [*kept, "Go on.", kept[0]]
+    counter = iter(range(100))
 
-    given = seeds.Seeds(
-        [seeds.Seed(str(n), text) for n, text in enumerate(["a river", "a lantern", "a town"])], [], []
-    )
-    with pytest.raises(Stopped, match="1 of 3 answers are missing") as stopped:
-        run("answer", model, {}, given)
-    assert stopped.value.exit_code == 3 and not (tmp_path / "out" / "generated.jsonl").exists()
-    result, _ = run("answer", model, {"max_failed": 0.5}, given)
-    assert [row["parent"] for row in lines(result.path)] == ["0", "2"]
-    (line,) = lines(tmp_path / "out" / "dropped.jsonl")
-    assert (line["reason"], line["detail"], line["parent"]) == ("no_answer", "empty_text", "1")
+    def model(kind, request, count):
+        if kind == "simple_instruction":
+            return (items + [new_task(n) for n in range(9)])[next(counter)]
+        return "Input: none:\nOutput: Here it is:"
+
+    options = {"target": 4, "window": 1, "preset": "simple"}
+    result, _ = run("self_instruct", model, options)
+    assert [task["instruction"] for task in lines(tmp_path / "out" / "pool.jsonl")] == [*kept, new_task(0)]
+    assert reasons(result) == {"too_short": 1, "similar": 1}
+    counter = iter(range(100))
+    (tmp_path / "journal.sqlite").unlink()
+    result, _ = run("self_instruct", model, {**options, "blacklist": ["map"]})
+    assert reasons(result)["blocked_word"] == 2
 
 
 def test_null_takes_a_parameter_out_and_the_seed_can_go_as_well(run):
@@ -293,5 +274,9 @@ def test_what_people_say_in_the_review_file_is_obeyed(run, tmp_path):
     assert [row["parent"] for row in lines(second.path)] == ["0", "2", "4"] and not seen
     assert [line["reason"] for line in lines(tmp_path / "out" / "dropped.jsonl")] == ["human_review"] * 2
     file.write_text('{"id": "x", "keep": "yes"}\n')
-    with pytest.raises(SourceError, match=r"rows.jsonl, line 1: keep is 'yes'"):
-        run("answer", lambda *about: "An answer.", {}, given, review=file)
+    (tmp_path / "journal.sqlite").unlink()
+    asked = []
+    for path, error in ((file, r"rows.jsonl, line 1: keep is 'yes'"), (tmp_path, "is a folder")):
+        with pytest.raises((SourceError, ConfigError), match=error):
+            run("answer", lambda *about: asked.append(about) or "An answer.", {}, given, review=path)
+    assert not asked  # it is looked at before anything is paid for

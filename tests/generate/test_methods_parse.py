@@ -192,3 +192,24 @@ def test_what_a_user_wrote_is_no_placeholder():
     (system, user) = rendering.messages("equal", first="{{second}} {0} {{first}}", second="{{nothing}}")
     assert system["content"].startswith("task: equal\n") and "{{" not in system["content"]
     assert "{{second}} {0} {{first}}" in user["content"] and "{{nothing}}" in user["content"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<think>\nHm.\n</think>\n\nAn answer.\n", "An answer.\n"),
+        (" <think></think>  An answer.", "An answer."),
+        ("<thinking>a</thinking>b", "b"),
+        ("Hm, an answer?\n</think>\n\nAn answer.", "An answer."),  # the first tag stands in the prompt
+        ("Hm.\n</think>", ""),
+        ("<think>Hm, an answer", None),
+        ("<think>Hm, </thinking> no", None),
+        ("<think>a</think><think>b</think>c", "<think>b</think>c"),
+        ("Close it with </think>, as HTML does.", "Close it with </think>, as HTML does."),
+        ("Write\n<think>\na\n</think>\nand more.", "Write\n<think>\na\n</think>\nand more."),
+        ("An answer.", "An answer."),
+        ("  An answer, indented", "  An answer, indented"),
+    ],
+)
+def test_thoughts_are_taken_off_the_beginning_alone(text, said):
+    assert parse.without_thoughts(text) == said

@@ -58,16 +58,18 @@ def test_a_terminal_shows_how_far_a_run_is_and_what_it_costs(start_server, tmp_p
     plain = re.sub(r"\x1b\[[0-9;?]*[A-JL-Za-z]", "", sent)
     states = [" ".join(state.split()) for state in re.split(r"(?:\r?\x1b\[2?K)+", plain)]
     whole = (
-        r"(\d+)/20 accepted · (\d+) rejected(?: \(([^)]*)\))? · ([\d,]+) tokens · cost \d+\.\d{4} · "
-        r"\d+\.\d requests/s( · \d:\d\d:\d\d left)?"
+        r"(\d+)/20 accepted · (\d+) rejected(?: \(([^)]*)\))?(?: · (\d+) replies unusable \(([^)]*)\))? · "
+        r"[\d,]+ tokens · cost \d+\.\d{4} · \d+\.\d requests/s( · \d:\d\d:\d\d left)?"
     )
     seen = [found for found in (re.fullmatch(whole, state) for state in states) if found]
     assert len(seen) >= 3  # several times while it ran
     accepted = [int(found[1]) for found in seen]
     assert accepted == sorted(accepted) and accepted[0] < 20 <= accepted[-1]
-    assert any(found[5] for found in seen)
-    reasons = dict(one.rsplit(" ", 1) for one in seen[-1][3].split(", "))
-    assert "refusal" in reasons and sum(map(int, reasons.values())) == int(seen[-1][2])
+    assert any(found[6] for found in seen)
+    named = [(seen[-1][place] or "").split(", ") for place in (3, 5)]
+    rows, replies = (dict(one.rsplit(" ", 1) for one in reasons if one) for reasons in named)
+    assert sum(map(int, rows.values())) == int(seen[-1][2]) and sum(map(int, replies.values())) == int(seen[-1][4])
+    assert "refusal" in replies and "refusal" not in rows  # a row is got by asking again: it is not rejected
 
 
 def test_the_line_names_the_commonest_reasons_and_leaves_out_what_is_not_known():
@@ -81,11 +83,12 @@ def test_the_line_names_the_commonest_reasons_and_leaves_out_what_is_not_known()
     }
     said = describe(account, accepted=20, goal=80)
     assert said == (
-        "20/80 accepted · 9 rejected (similar 6, length 2, too_short 1) · 1,500 tokens · 4.0 requests/s · 0:00:30 left"
+        "20/80 accepted · 7 rejected (similar 6, too_short 1) · 2 replies unusable (length 2) · 1,500 tokens · "
+        "4.0 requests/s · 0:00:30 left"
     )
-    assert describe(account, accepted=0, goal=80).startswith("0/80 accepted · 9 rejected")
-    assert describe(account, None, goal=60).startswith("30/60 answered · 9 rejected")
-    assert describe(account, 20, tries=54).startswith("27/54 tried · 20 accepted · 9 rejected")
+    assert describe(account, accepted=0, goal=80).startswith("0/80 accepted · 7 rejected")
+    assert describe(account, None, goal=60).startswith("30/60 answered · 2 replies unusable (length 2)")
+    assert describe(account, 20, tries=54).startswith("27/54 tried · 20 accepted · 7 rejected")
     assert describe(account, 20, tries=54).endswith("0:00:10 left") and "left" not in describe(account, 20, tries=27)
     said = describe(account | {"cost": 0.25}, accepted=None)
-    assert said.startswith("30 answered · 9 rejected") and "cost 0.2500" in said and "left" not in said
+    assert said.startswith("30 answered · 2 replies unusable") and "cost 0.2500" in said and "left" not in said

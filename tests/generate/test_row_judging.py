@@ -254,3 +254,13 @@ def test_the_scripted_judge_says_what_it_was_asked_for():
     replies = [demo_judging.judge_row(random.Random(seed), system["content"]) for seed in range(200)]
     problems = [row_judging.read(reply, MARK, CRITERIA).problem for reply in replies]
     assert {None, "no_verdict", "bad_verdict", "out_of_range"} == set(problems) and problems.count(None) > 160
+
+
+def test_a_verdict_that_is_only_thought_of_is_none():
+    def verdict(score):
+        scores = {name: {"reason": "so", "score": score} for name in CRITERIA}
+        return json.dumps({"mark": MARK, **scores})
+
+    said = row_judging.read(f"{verdict(2)}\n</think>\n{verdict(9)}", MARK, CRITERIA)
+    assert set(said.scores.values()) == {9}
+    assert row_judging.read(f"<think>{verdict(2)}", MARK, CRITERIA).problem == "no_verdict"
