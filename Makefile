@@ -13,7 +13,7 @@ env: .venv/installed
 	$(BIN)/python -m pip install --quiet --upgrade pip
 # torch first and alone, pinned: a range would let pip take another build of it
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[generate,train,quant,lang,dedup,embed,report,eval,harness,ray,test,bench,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[generate,train,quant,lang,pii,dedup,embed,report,eval,harness,ray,test,bench,dev]"
 	touch $@
 
 quickstart: env

@@ -30,7 +30,8 @@ import pyarrow as pa
 from timing import RESULTS, cpu_so_far, write_report
 
 from instruct_builders.transforms import shingles, similar_sets
-from instruct_builders.transforms.near_duplicates import near_duplicates, row_sets
+from instruct_builders.transforms.near_duplicates import near_duplicates
+from instruct_builders.transforms.parts import row_sets
 
 THRESHOLD, WORDS, VOCABULARY, PERMUTATIONS, BANDS = 0.7, 100, 50_000, 128, 32
 GOALS = {"datasketch": 10, "rensa": 4}
@@ -86,7 +87,7 @@ def with_rensa(rensa, texts: list[str]) -> set[int]:
 
 def our_pairs(table: pa.Table) -> set[tuple[int, int]]:
     """All pairs that the transform goes by."""
-    values, offsets = row_sets(table, "instruction", 3, "unicode")
+    values, offsets, _ = row_sets(table, "instruction", 3, "unicode")
     every = np.ones(table.num_rows, dtype=bool)
     pairs, _, left_out = similar_sets.similar_pairs(values, offsets, THRESHOLD, every)
     assert not left_out

@@ -1,11 +1,12 @@
 """How fast this project trains on the GPU at hand, beside TRL's own script, and whether preflight knew the memory.
 
-    python benchmarks/gpu_check.py            # about 8 minutes on one GPU; without one its CPU form, half a minute
+    python benchmarks/gpu_check.py           # at most 10 minutes on one GPU; without one its CPU form, half a minute
 
 A full fine-tune in bfloat16, and adapters on a base in bfloat16, in NF4 and in 8 bits, of models of real shapes with
-random weights (nothing is downloaded): ours packed, with the fastest attention that works here, and TRL's script with
-its defaults on the same rows. Useful tokens are those that are not padding. `mfu` is
-`tokens per second x trainers.throughput.flops / the device's peak in trainers.throughput.PEAKS`.
+random weights (nothing is downloaded): ours is recipes/alpaca/sft_packed.yaml with the fastest attention that works
+here, and TRL's script runs with its defaults on the same rows. The two differ in more than packing; `settings` of each
+line says in what. Useful tokens are those that are not padding. `mfu` is what is multiplied per second
+(`trainers.throughput.operations`) by the device's peak (`trainers.throughput.PEAKS`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_P
 def main() -> None:
     options = read_options()
     os.environ.update(OFFLINE)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    here = Path(__file__).resolve().parent
+    own = [str(here), str(here.parent / "recipes"), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(own)
     device = "cpu" if options.cpu or not gpu_here() else "cuda"
     if device == "cpu":
         os.environ["OMP_NUM_THREADS"] = "1"
@@ -58,7 +61,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cpu", action="store_true", help="the CPU form also where there is a GPU")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--minutes", type=float, default=8, help="what does not fit is skipped, and named")
+    parser.add_argument("--minutes", type=float, default=10, help="what does not fit is skipped, and named")
     parser.add_argument("--seconds", type=float, default=12, help="of measured training, per run")
     parser.add_argument("--rows", type=int, default=12_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -92,7 +95,7 @@ def check(context, folder: Path, device: str, options: argparse.Namespace) -> di
         job = {"way": way, "size": size, "model": str(folder / size), "rows": str(folder / "rows")}
         job |= {"output": str(folder / "out"), "device": device, "seconds": options.seconds}
         job |= {key: found[key] for key in ("memory", "attention")}
-        jobs[way] = job | {"squares_per_token": rows["squares"] / rows["tokens"]}
+        jobs[way] = job | {f"{what}_per_token": rows[what] / rows["tokens"] for what in ("labelled", "squares")}
     # The estimates need no GPU: they are made while the models are.
     planning = {way: child.start(context, folder, f"plan {way}", "plan", job) for way, job in jobs.items()}
     made = {
@@ -111,11 +114,12 @@ def check(context, folder: Path, device: str, options: argparse.Namespace) -> di
     return {
         "device": found["name"],
         "gpu": None if device == "cpu" else gpu,
-        "attention": {key: found[key] for key in ("attention", "tried")},
+        "attention": {key: found[key] for key in ("attention", "tried", "milliseconds")},
         "command": " ".join(["python", "benchmarks/gpu_check.py", *sys.argv[1:]]),
         "seed": options.seed,
         "rows": options.rows,
         "tokens": rows["tokens"],
+        "labelled": rows["labelled"],
         "results": results,
     }
 
@@ -176,7 +180,9 @@ def show(report: dict, aims: list[dict]) -> None:
         figures = [line.get(key) for key in ("tokens_per_second", "mfu", "peak_gib", "estimated_gib")]
         speed, mfu, peak, estimated = ("-" if value is None else f"{value:,}" for value in figures)
         name = f"{line['way']:<12}{line['side']:<6}{line['size']:<6}"
-        print(f"{name}{speed:>13}{mfu:>8}{peak:>10}{estimated:>11}" if speed != "-" else f"{name}  {line['outcome']}")
+        how = said(line["settings"]) if "settings" in line else ""
+        row = f"{name}{speed:>13}{mfu:>8}{peak:>10}{estimated:>11}  {how}"
+        print(row if speed != "-" else f"{name}  {line['outcome']}")
     for aim in aims:
         outcome = {True: "reached", False: "NOT reached", None: "not measured"}[aim["reached"]]
         print(f"{outcome}: {aim['aim']}  {aim['found'] or ''}")
@@ -185,6 +191,13 @@ def show(report: dict, aims: list[dict]) -> None:
     for line in report["results"]:
         if line["outcome"] != "measured":
             print(f"{line['way']} {line['side']}: {line['outcome']}: {line['why']}")
+
+
+def said(settings: dict) -> str:
+    """How a line was trained, in a few words."""
+    rows = f"{settings['rows']} rows" if not settings["packing"] else f"packed to {settings['max_length']:,}"
+    again = ", recomputed" if settings["recomputed"] else ""
+    return f"{settings['dtype']}, {rows}, {settings['attention']}{again}"
 
 
 if __name__ == "__main__":

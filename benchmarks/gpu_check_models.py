@@ -11,6 +11,8 @@ import torch
 from training_step import alpaca_like, tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, set_seed
 
+from trainers.labels import IGNORED
+
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 LLAMA = {"vocab_size": 128_256, "num_attention_heads": 32, "num_key_value_heads": 8, "rope_theta": 500_000.0}
 # From the config.json of Qwen2.5-0.5B, Llama-3.2-1B and Llama-3.1-8B.
@@ -80,10 +82,12 @@ def make_rows(job: dict) -> dict:
     """Writes `number` labelled rows to the folder `rows`, of tokens that the models of all `sizes` know.
 
     Returns:
-        `dict`: `tokens` and `squares`, the sums of lengths and of their squares.
+        `dict`: `tokens` and `squares`, the sums of lengths and of their squares, and `labelled`, how many tokens are
+            predicted.
     """
     rows = alpaca_like(job["number"], job["seed"], min(SHAPES[size]().vocab_size for size in job["sizes"]))
     Path(job["rows"]).mkdir(parents=True)
     rows.to_parquet(str(Path(job["rows"], "train.parquet")))
     lengths = [len(ids) for ids in rows["input_ids"]]
-    return {"tokens": sum(lengths), "squares": sum(length**2 for length in lengths)}
+    labelled = sum(label != IGNORED for labels in rows["labels"] for label in labels[1:])
+    return {"tokens": sum(lengths), "squares": sum(length**2 for length in lengths), "labelled": labelled}

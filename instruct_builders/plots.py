@@ -84,15 +84,29 @@ def lengths_picture(lengths: Mapping[str, Mapping]) -> bytes:
     for axis, (name, entry) in zip(axes, lengths.items(), strict=True):
         counts = entry["counts"]
         axis.bar(range(len(counts)), counts, 0.9, color=DRAWN)
-        axis.set_xticks(range(0, len(counts), 2), [str(2 ** (n - 1)) if n else "0" for n in range(0, len(counts), 2)])
-        axis.set_xlabel(f"words of the {name}, from (median {entry['quartiles'][2]:.0f})")
+        axis.set_xticks(
+            range(len(counts)), [_power(n) for n in range(len(counts))], rotation=45, ha="right", fontsize=8
+        )
+        axis.tick_params(axis="x", length=2)
+        axis.set_xlabel(f"words in the {name} (median {entry['quartiles'][2]:.0f})")
     axes[0].set_ylabel("rows")
     return _png(figure)
 
 
+def _power(place: int) -> str:
+    """The numbers of words in a bar: 0, 1, 2-3, 4-7, and so on."""
+    first, last = (1 << place) >> 1, (1 << place) - 1
+    return f"{first}" if first >= last else f"{first}–{last}"
+
+
+def telling(histograms: Sequence[Mapping]) -> list[Mapping]:
+    """Those of scores that somebody has, and that are not the best there is in every row."""
+    return [entry for entry in histograms if entry["mean"] is not None and any(entry["counts"][:-1])]
+
+
 def scores_picture(histograms: Sequence[Mapping]) -> bytes:
-    """A PNG: histograms of quality scores between 0 and 1: `score`, `mean` and `counts` each."""
-    shown = [entry for entry in histograms if entry["mean"] is not None]
+    """A PNG: those histograms of quality scores between 0 and 1 that are [`telling`]: `score`, `mean`, `counts`."""
+    shown = telling(histograms)
     figure, axes = _figure(8, 2.6, max(len(shown), 1))
     for axis, entry in zip(axes, shown, strict=False):
         size = len(entry["counts"])

@@ -106,7 +106,8 @@ def pictures(build: Mapping) -> dict[str, bytes]:
     if not plots.available() or numbers["rows"] < PICTURED:
         return {}
     made = {"How long prompts and answers are": plots.lengths_picture(numbers["lengths"])}
-    made["Quality scores"] = plots.scores_picture(numbers["scores"]["histograms"])
+    if plots.telling(numbers["scores"]["histograms"]):
+        made["Quality scores"] = plots.scores_picture(numbers["scores"]["histograms"])
     if numbers["verb_objects"]["commonest"]:
         made["The commonest verbs of the instructions and their objects"] = plots.verbs_picture(
             numbers["verb_objects"]["commonest"]

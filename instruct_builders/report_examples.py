@@ -103,21 +103,28 @@ def _example(line: Mapping) -> dict:
 
 
 def duplicates(rejected: Iterable[dict], table: pa.Table, format: str) -> list[dict]:
-    """The largest clusters of duplicates: `size`, the text of the row that is `kept` (`None` where the result lacks
-    it), and `copies` with `why`; `more` counts those that are not shown."""
-    largest = [*report_numbers.clusters(rejected).items()][:EXAMPLES]
+    """The largest clusters of duplicates: `size`, the text of the row that went on as `kept` (`None` where it is not
+    known), the reason for which it was rejected `later` (`None` where it stayed), and `copies` with `why`; `more`
+    counts those that are not shown."""
+    every = list(rejected)
+    largest = [*report_numbers.clusters(every).items()][:EXAMPLES]
     wanted = pa.array([key[1] if key[0] == "id" else None for key, _ in largest], pa.string())
     ids = one_array(table["id"]) if "id" in table.column_names else pa.nulls(0, pa.string())
     places = pc.index_in(wanted, ids).to_pylist()
     shown = []
-    for (_, lines), place in zip(largest, places, strict=True):
-        kept = None
-        if place is not None:
+    for (key, lines), place in zip(largest, places, strict=True):
+        kept = later = None
+        if place is None and key[0] == "id":
+            of_cluster = {id(line) for line in lines}
+            gone = (line for line in every if line["id"] == key[1] and id(line) not in of_cluster)
+            if (line := next(gone, None)) is not None:
+                kept, later = cut(_said(_parsed(line["raw"])), QUOTE), line["reason"]
+        elif place is not None:
             (record,) = report_numbers.as_records(table.slice(place, 1), format).to_pylist()
             kept = cut(_said(record), QUOTE)
         copies = [{**cut(_said(_parsed(line["raw"])), QUOTE), "why": line["detail"]} for line in lines[:COPIES]]
         more = {"copies": copies, "more": len(lines) - len(copies)}
-        shown.append({"size": len(lines) + 1, "reason": lines[0]["reason"], "kept": kept, **more})
+        shown.append({"size": len(lines) + 1, "reason": lines[0]["reason"], "kept": kept, "later": later, **more})
     return shown
 
 

@@ -8,6 +8,14 @@ from pathlib import Path
 from . import quarantine, report
 from .pipeline import Built
 
+# What leaves more rows, where a step that looks for duplicates has taken much of a task.
+LEAVES_MORE = {
+    "exact_duplicates": "dedup: none leaves equal rows in",
+    "duplicate_ids": "another column, or none, leaves more",
+    "near_duplicates": "dedup: {near: {by: both, threshold: 0.9}} leaves more, dedup: exact all but equal ones",
+    "semantic_duplicates": "dedup: {semantic: {by: both, threshold: 0.98}} leaves more, dedup: near goes by words",
+}
+
 
 def text(built: Built, target: Path) -> str:
     """What became of the rows: per step, in all, and the first rejected ones per reason.
@@ -18,6 +26,7 @@ def text(built: Built, target: Path) -> str:
     """
     lines = [step(entry) for entry in built.build["steps"]]
     lines += [f"{entry['name']}: {entry['note']}" for entry in built.build["steps"] if "note" in entry]
+    lines += [lost(entry) for entry in built.build["steps"] if entry.get("lost")]
     lines.append(balance(built))
     lines += [f"left out: {entry['task']}: {entry['reason']}" for entry in built.build.get("left_out", [])]
     empty = built.build.get("empty_splits", [])
@@ -43,11 +52,26 @@ def _every_reason_first(rejected: list[dict]) -> list[dict]:
 def step(entry: dict) -> str:
     """One transform's counts."""
     rejected = ", ".join(f"{reason} {count}" for reason, count in entry["rejected"].items()) or "none"
+    ignored = (entry.get("ignored") or {}).get("runs", 0)  # of tokens, in templates
+    short = sum(told.get("too_short", 0) for told in entry.get("evaluation_sets", {}).values())
     against = ", ".join(f"{name} {told['texts']:,}" for name, told in entry.get("evaluation_sets", {}).items())
     return (
         f"{entry['name']}: changed {entry['changed']:,}, rejected {rejected}, added {entry['added']:,}"
         + (f"; against {against} texts" if against else "")
+        + (f", {short:,} of them too short to look for" if short else "")
+        + (f"; {ignored:,} runs of tokens that very many hold not gone by" if ignored else "")
         + (f"; not at hand: {', '.join(entry['not_at_hand'])}" if entry.get("not_at_hand") else "")
+    )
+
+
+def lost(entry: dict) -> str:
+    """A warning where duplicates were much of a source or a task: rows of a template may look like them."""
+    first, others = entry["lost"][0], len(entry["lost"]) - 1
+    name = first["task"] or (first["source"] or "all").split()[0]
+    return (
+        f"warning: {entry['name']} rejected {first['rejected']:,} of {first['rows']:,} rows of {name}"
+        + (f", and over 30% of {others} more" if others else "")
+        + f": look at them in rejected.jsonl; {LEAVES_MORE[entry['name']]}"
     )
 
 

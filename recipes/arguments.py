@@ -17,9 +17,12 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
 
+import keys_help
+import terminal
 import yaml
 
 from instruct_builders.errors import ConfigError, InstructError, did_you_mean
+from instruct_builders.unique_keys import UniqueKeys
 
 # Says on some CPUs that a kernel can't be loaded which is not needed; importing TRL imports bitsandbytes.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -35,6 +38,8 @@ SECRET_KEYS = {
 
 # Keys for a path or a truth value that transformers annotates as text alone; `trainers.checkpoints` reads both.
 PATH_OR_TRUE = ("resume_from_checkpoint",)
+# Keys with the word none that do not have it as their default.
+OR_NONE = ("decontaminate",)
 
 
 def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> tuple:
@@ -55,7 +60,7 @@ def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> 
     argv = list(sys.argv[1:] if argv is None else argv)
     allowed = {field.name: field for cls in config_classes for field in dataclasses.fields(cls) if field.init}
     if "-h" in argv or "--help" in argv:
-        print(_help(config_classes))
+        print(keys_help.text(config_classes, _spell, hidden=tuple(SECRET_KEYS)))
         raise SystemExit(0)
     flags = _flags(argv)
     given: dict[str, tuple[object, str]] = {}
@@ -79,6 +84,9 @@ def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> 
     for key in given.keys() & PATH_OR_TRUE:
         value, where = given[key]
         given[key] = (str(value).lower() if isinstance(value, bool) else value, where)
+    for key, (value, where) in given.items():
+        if _has_none(allowed[key]) and (value is False or str(value).lower() in ("no", "off", "false")):
+            given[key] = ("none", where)  # YAML 1.1 reads a bare no or off as a truth value
     instances = []
     for cls in config_classes:
         hints = typing.get_type_hints(cls)
@@ -102,8 +110,21 @@ def parse(config_classes: Sequence[type], argv: Sequence[str] | None = None) -> 
                     warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
                 instances.append(cls(**values))
         except (ValueError, TypeError, ImportError) as error:  # what the class itself checks
-            raise ConfigError(f"{cls.__name__}: {error}") from error
+            where = " On a machine without a GPU: --use_cpu." if "use_cpu" in str(error) else ""
+            raise ConfigError(f"{cls.__name__}: {error}{where}") from error
     return tuple(instances)
+
+
+def given(argv: Sequence[str]) -> set[str]:
+    """The keys that flags or their YAML name."""
+    flags = _flags([word for word in argv if word != "-h"])
+    path = flags.get("config")
+    return {*flags, *(_load_yaml(path) if isinstance(path, str) else ())}
+
+
+def _has_none(field: dataclasses.Field) -> bool:
+    """Whether the word none is a value of a key: then no, off and false mean it as well."""
+    return field.default == "none" or "none" in field.metadata.get("allowed", ()) or field.name in OR_NONE
 
 
 def _of_something_else(allowed: dict, given: dict, flags: dict) -> list[str]:
@@ -113,18 +134,6 @@ def _of_something_else(allowed: dict, given: dict, flags: dict) -> list[str]:
     """
     owners = {key: field.metadata.get("belongs_to") for key, field in allowed.items() if key in given}
     return [key for key, owner in owners.items() if owner in given and owner in flags and key not in flags]
-
-
-class UniqueKeys(yaml.SafeLoader):
-    """YAML without code, in which a key that is given twice is an error: the last one would win without a word."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                mark = node.value[position][0].start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", mark)
-        return super().construct_mapping(node, deep)
 
 
 def _load_yaml(path: str) -> dict:
@@ -274,26 +283,6 @@ def _spell(hint: object) -> str:
     return " or ".join(dict.fromkeys(parts))
 
 
-def _help(config_classes: Sequence[type]) -> str:
-    lines = ["--config FILE.yaml sets these keys, --key value overrides them:"]
-    for cls in config_classes:
-        hints = typing.get_type_hints(cls)
-        lines.append(f"\n{cls.__name__}:")
-        for field in dataclasses.fields(cls):
-            if not field.init or field.name in SECRET_KEYS:
-                continue
-            required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-            known = field.default is not dataclasses.MISSING
-            default = "required" if required else f"default {field.default!r}" if known else ""
-            note = field.metadata.get("help", "")
-            lines.append(
-                f"  --{field.name}: {_spell(hints[field.name])}"
-                + (f" ({default})" if default else "")
-                + (f"  {note}" if note else "")
-            )
-    return "\n".join(lines)
-
-
 def run(main: Callable[[], int | None]) -> None:
     """Calls a recipe's `main` and turns an expected error into one line on stderr and exit code 4."""
     try:
@@ -301,4 +290,6 @@ def run(main: Callable[[], int | None]) -> None:
     except InstructError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(4) from None
+    except ModuleNotFoundError as error:
+        terminal.stop_for(error)
     raise SystemExit(code or 0)

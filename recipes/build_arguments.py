@@ -9,20 +9,48 @@ from pathlib import Path
 import output
 
 import trainers
-from instruct_builders import on_ray
+from instruct_builders import on_ray, records, transforms
 from instruct_builders.errors import ConfigError, did_you_mean
 from instruct_builders.loading import check_name
 
 
 @dataclass(kw_only=True)
 class BuildArguments(output.OutputArguments):
-    """Keys of a data YAML. Those from `columns` to `control_tokens` are the builder's own."""
+    """Keys of a data YAML. Those from `columns` to `control_tokens` are the builder's own.
+
+    Args:
+        builder (`str`, *optional*): alpaca, vicuna, flan or self_instruct; needed, or mixture.
+        data_files (`str` or `list` or `dict`, *optional*): A file, folder, glob or Hub id, or these per split; bundled
+            for the sample that ships with the package.
+        options (`dict`, *optional*): Further fields of the builder's configuration, such as FLAN's tasks.
+        mixture (`dict`, *optional*): Several builders in one dataset, instead of builder.
+        plan_only (`bool`, *optional*, defaults to `False`): Print the mixture's plan and stop.
+        data_config (`str`, *optional*): The configuration of a Hub dataset.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
+        columns (`dict`, *optional*): What our columns are called there, such as {output: response}.
+        field (`str`, *optional*): Where in a JSON file the list of rows is.
+        strict (`bool`, *optional*, defaults to `False`): Stop at the first row that can't be used.
+        max_bad_fraction (`float`, *optional*, defaults to 0.01): Share of rows that may be rejected.
+        max_chars (`int`, *optional*): Of a row; a longer one is rejected.
+        control_tokens (`str`, *optional*, defaults to `"reject"`): Of rows that hold a chat format's tokens: or allow.
+        transforms (`list`, *optional*): Steps, each a name or {name: {parameter: value}}.
+        quality (`str`, *optional*, defaults to `"none"`): none, classic, default, or a preset's YAML file; runs after
+            the transforms.
+        dedup (`str` or `dict`, *optional*, defaults to `"none"`): none, exact, near, semantic; or
+            {near: {by: instruction, threshold: 0.8}}.
+        dedup_embed (`str`, *optional*): For dedup: semantic: a sentence-transformers model, or module:function.
+        decontaminate (`list` or `dict` or `str`, *optional*): Evaluation sets: names, files, Hub ids, {name: FILE},
+            {name: {file: FILE, columns: [...]}}; none; by default all at hand.
+        template (`str`, *optional*): A Jinja chat template's file, for format: text.
+        num_proc (`int`, *optional*): Processes.
+        engine (`str`, *optional*, defaults to `"local"`): local, or ray: on the machines that RAY_ADDRESS names.
+    """
 
     builder: str | None = None
     data_files: str | list | dict | None = None
-    options: dict | None = None  # further fields of the builder's configuration, such as FLAN's tasks
-    mixture: dict | None = None  # several builders in one dataset, instead of `builder`
-    plan_only: bool = False  # print the mixture's plan and stop
+    options: dict | None = None
+    mixture: dict | None = None
+    plan_only: bool = False
     data_config: str | None = None
     revision: str | None = None
     columns: dict | None = None
@@ -32,18 +60,20 @@ class BuildArguments(output.OutputArguments):
     max_chars: int | None = None
     control_tokens: str = "reject"
     transforms: list | None = None
-    quality: str = "none"  # none, classic, default, or a preset's YAML file; runs after the transforms
-    dedup: str = "none"  # none, exact, near or semantic
-    dedup_embed: str | None = None  # for dedup: semantic: a sentence-transformers model, or module:function
-    decontaminate: list[str] | str | None = None  # evaluation sets: names, files, Hub ids; none for none; all at hand
-    template: str | None = None  # a Jinja chat template's file, for format: text
+    quality: str = "none"
+    dedup: str | dict = "none"
+    dedup_embed: str | None = None
+    decontaminate: list[str | dict] | dict | str | None = None
+    template: str | None = None
     num_proc: int | None = None
-    engine: str = "local"  # or ray: on the machines of the cluster that RAY_ADDRESS names
+    engine: str = "local"
 
 
 ENGINES = ("local", "ray")
-NEAR = ["exact_duplicates", "near_duplicates"]
-DEDUP = {"none": [], "exact": NEAR[:1], "near": NEAR, "semantic": NEAR}  # semantic: then by meaning, with a model
+# Each kind runs those before it first: they are quicker, and leave it fewer rows.
+DEDUP = {"exact": "exact_duplicates", "near": "near_duplicates", "semantic": "semantic_duplicates"}
+# Rows that a template has made differ in a few words of the question: they stay unless the answers are alike as well.
+SAFE = {"exact": {}, "near": {"by": "both"}, "semantic": {"by": "both"}}
 OWN = Path(trainers.__file__).parent / "evaluation" / "instruction_following" / "prompts.jsonl"
 AT_HAND = ["at_hand", {"instruction_following": str(OWN)}]
 # Said per source where there is a mixture.
@@ -64,14 +94,10 @@ def check(args: BuildArguments) -> None:
         misplaced = [name for name in PER_SOURCE if getattr(args, name) != defaults[name]]
         if misplaced:
             raise ConfigError(f"{', '.join(misplaced)}: with mixture, this is said per source, in mixture: sources.")
-    if args.dedup not in DEDUP:
-        hint = did_you_mean(args.dedup, DEDUP)
-        raise ConfigError(f"dedup: {args.dedup!r} is none of {', '.join(DEDUP)}.{hint}")
-    if (args.dedup == "semantic") != (args.dedup_embed is not None):
-        raise ConfigError(
-            "dedup: semantic and dedup_embed go together; dedup_embed is a sentence-transformers model, such as "
-            "sentence-transformers/all-MiniLM-L6-v2, or module:function."
-        )
+    for step in dedup_steps(args):  # with no row: what is out of its range is said before any is read
+        ((name, parameters),) = transforms.check([step])
+        if name != DEDUP["semantic"]:
+            transforms.TRANSFORMS[name](records.empty_table(records.RECORD), **parameters)
     if args.template and args.format != "text":
         raise ConfigError(f"template goes with format: text, not {args.format}.")
     if args.engine not in ENGINES:
@@ -87,12 +113,37 @@ def steps(args: BuildArguments) -> list[str | dict]:
     chosen = [*(args.transforms or [])]
     if args.quality != "none":
         chosen.append({"quality": {"preset": args.quality}})
-    chosen += DEDUP[args.dedup]
-    if args.dedup == "semantic":
-        chosen.append({"semantic_duplicates": {"embed": args.dedup_embed}})
+    chosen += dedup_steps(args)
     if args.decontaminate not in ("none", []):
         chosen.append({"decontaminate": {"against": args.decontaminate or AT_HAND}})
     return chosen
+
+
+def dedup_steps(args: BuildArguments) -> list[dict]:
+    """The steps that the key `dedup` stands for, with their parameters."""
+    given = args.dedup if isinstance(args.dedup, dict) else {} if args.dedup == "none" else {args.dedup: None}
+    if args.dedup != "none" and not given:
+        raise ConfigError(f"dedup: {args.dedup!r} names no kind; they are none, {', '.join(DEDUP)}.")
+    for kind, parameters in given.items():
+        if kind not in DEDUP:
+            hint = did_you_mean(str(kind), ["none", *DEDUP])
+            raise ConfigError(f"dedup: {kind!r} is none of none, {', '.join(DEDUP)}.{hint}")
+        if not isinstance(parameters, dict | None):
+            raise ConfigError(
+                f"dedup: {kind}: {parameters!r} is no mapping of parameters, such as {{near: {{threshold: 0.8}}}}."
+            )
+    kinds = list(DEDUP)[: max((list(DEDUP).index(kind) + 1 for kind in given), default=0)]
+    chosen = {kind: {**SAFE[kind], **(given.get(kind) or {})} for kind in kinds}
+    if "embed" in chosen.get("semantic", {}) and args.dedup_embed is not None:
+        raise ConfigError("dedup: semantic: embed and dedup_embed are the same: give one of them.")
+    if args.dedup_embed is not None and "semantic" in chosen:
+        chosen["semantic"]["embed"] = args.dedup_embed
+    if ("semantic" in chosen) != (args.dedup_embed is not None or "embed" in chosen.get("semantic", {})):
+        raise ConfigError(
+            "dedup: semantic and dedup_embed go together; dedup_embed is a sentence-transformers model, such as "
+            "sentence-transformers/all-MiniLM-L6-v2, or module:function."
+        )
+    return [{DEDUP[kind]: parameters} for kind, parameters in chosen.items()]
 
 
 def builder_options(args: BuildArguments) -> dict:

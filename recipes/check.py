@@ -16,29 +16,44 @@ from pathlib import Path
 from urllib.parse import quote
 
 import arguments
-from sft import SftArguments
-from trl import SFTConfig
+import terminal
 
-from instruct_builders import report
-from instruct_builders.errors import ConfigError, InstructError
-from trainers import config, conversations, page, preflight
+with terminal.extras_named():
+    from sft_arguments import SftArguments
+    from trl import SFTConfig
+
+    from instruct_builders import report
+    from instruct_builders.errors import ConfigError, InstructError
+    from trainers import config, conversations, page, preflight
 
 
 @dataclass(kw_only=True)
 class CheckArguments(SftArguments):
-    page: str | None = None  # where the HTML page goes
-    json: str | None = None  # where the whole report goes
-    examples: int = 8  # rows shown token by token
-    world_size: int = 1  # processes that will train
-    device_memory_gb: float | None = None  # of one GPU, 2**30 bytes; by default of the one that is here
+    """The keys of recipes/sft.py, and what is to be told of such a run.
+
+    Args:
+        page (`str`, *optional*): Where the HTML page goes.
+        json (`str`, *optional*): Where the whole report goes.
+        examples (`int`, *optional*, defaults to 8): Rows shown token by token.
+        world_size (`int`, *optional*, defaults to 1): Processes that will train.
+        device_memory_gb (`float`, *optional*): Of one GPU, 2**30 bytes; by default of the one that is here.
+    """
+
+    page: str | None = None
+    json: str | None = None
+    examples: int = 8
+    world_size: int = 1
+    device_memory_gb: float | None = None
 
 
 def read_arguments(argv: list[str] | None = None) -> tuple[CheckArguments, SFTConfig]:
     argv = list(sys.argv[1:] if argv is None else argv)
-    elsewhere = not accelerator() and not any(word.partition("=")[0] in ("--use_cpu", "--use-cpu") for word in argv)
+    elsewhere = not accelerator() and "use_cpu" not in arguments.given(argv)
     if elsewhere:
         argv.append("--use_cpu")  # without it, TRL refuses bf16 on a machine without GPU
     args, training = arguments.parse((CheckArguments, SFTConfig), argv)
+    if elsewhere and training.bf16:  # no error: the check is often made elsewhere than the run
+        print("no GPU here: on this machine the run needs --use_cpu")
     training.use_cpu = training.use_cpu and not elsewhere  # the run itself will have a GPU: memory is estimated for it
     return args, training
 
@@ -91,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.json:
             write(args.json, json.dumps(found, ensure_ascii=False, indent=1))
     except InstructError as error:  # what recipes/sft.py would stop with, or a report that can't be written
-        print(f"error: {type(error).__name__}: {error}")
+        print(f"error: {error}")
         return 1
     errors = sum(entry["severity"] == "error" for entry in found["problems"])
     print(f"errors: {errors}; mend them before you train" if errors else "this run can start")

@@ -15,22 +15,29 @@ import sys
 from pathlib import Path
 
 import arguments
-import torch
-from transformers import Seq2SeqTrainingArguments, set_seed
+import terminal
 
-from instruct_builders.errors import InstructError
-from trainers import release, seq2seq_data, seq2seq_models, seq2seq_predict, seq2seq_preflight
-from trainers import seq2seq_release as released
-from trainers.seq2seq import Seq2SeqInstructTrainer
-from trainers.seq2seq_models import Seq2SeqArguments
+with terminal.extras_named():
+    import torch
+    from transformers import Seq2SeqTrainingArguments, set_seed
+
+    from instruct_builders.errors import InstructError
+    from trainers import release, seq2seq_data, seq2seq_models, seq2seq_predict, seq2seq_preflight
+    from trainers import seq2seq_release as released
+    from trainers.seq2seq import Seq2SeqInstructTrainer
+    from trainers.seq2seq_models import Seq2SeqArguments
 
 
 def read_arguments(argv: list[str] | None = None) -> tuple[Seq2SeqArguments, Seq2SeqTrainingArguments]:
     argv = list(sys.argv[1:] if argv is None else argv)
-    given = {word.partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-    if not torch.cuda.is_available() and given & {"__check", "__predict"} and "__use_cpu" not in given:
+    given = arguments.given(argv)
+    elsewhere = not torch.cuda.is_available() and "use_cpu" not in given
+    if elsewhere and given & {"check", "predict"}:
         argv.append("--use_cpu")  # without it, bf16 is refused on a machine without GPU
-    return arguments.parse((Seq2SeqArguments, Seq2SeqTrainingArguments), argv)
+    args, training = arguments.parse((Seq2SeqArguments, Seq2SeqTrainingArguments), argv)
+    if elsewhere and args.check and training.bf16:  # no error: the check is often made elsewhere than the run
+        print("no GPU here: on this machine the run needs --use_cpu")
+    return args, training
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         found = seq2seq_preflight.begin(args, training).found
     except InstructError as error:  # what training would stop with
-        print(f"error: {type(error).__name__}: {error}")
+        print(f"error: {error}")
         return 1
     errors = sum(entry["severity"] == "error" for entry in found["problems"])
     print(found["short"])

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(args: GenerateArguments, options) -> int:
     check(args)
     given = seeds.read(args.data_files, args.max_bad_fraction)
-    show_seeds(given)
+    show_seeds(results.usable(args.method, given, options))
     engine = make_engine(args, options)
     try:
         generated = results.generate(
@@ -94,8 +94,10 @@ def local_model(name: str):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from trainers import places
     from trainers.local_generation import LocalModel
 
+    places.check(name, "local_model")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
@@ -105,8 +107,8 @@ def local_model(name: str):
 
 
 def show_seeds(given: seeds.Seeds) -> None:
-    rows = sum(entry["rows_in"] for entry in given.files)
-    print(f"seeds: {rows:,} rows = {rows - len(given.rejected):,} used + {len(given.rejected):,} rejected")
+    counts = results.row_counts(given)
+    print(f"seeds: {counts['rows']:,} rows = {counts['used']:,} used + {counts['rejected']:,} rejected")
     if given.rejected:
         print(quarantine.describe(given.rejected))
 

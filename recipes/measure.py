@@ -11,10 +11,10 @@ Every key of `MeasureArguments` is a YAML key and a flag. Each measure writes `r
 from __future__ import annotations
 
 import datetime
-import logging
 from pathlib import Path
 
 import arguments
+import terminal
 
 from instruct_builders.errors import ConfigError
 from trainers.evaluation import before_after, results
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     args = read_arguments(argv)
     if args.compare is not None:
         return compare(args)
-    logging.basicConfig(format="%(message)s")
+    terminal.show_log()
     for result in run(args, datetime.date.today().isoformat(), show=print):
         print(f"\n{result['name']} on {result['data']['name']}")
         print(results.table([result]))
@@ -42,8 +42,10 @@ def compare(args: MeasureArguments) -> None:
         raise ConfigError(f"compare: {len(args.compare)} folders given; two are wanted, before and after.")
     before, after = map(before_after.read, args.compare)
     found = before_after.changes(before, after, args.seed)
-    print(before_after.table(found))
-    print(before_after.samples(before, after, args.samples))
+    told = (before_after.table(found), before_after.left_out(before, after))
+    print("\n".join(filter(None, told)))
+    if answers := before_after.samples(before, after, args.samples):
+        print(answers)
     page = Path(args.output_dir or args.compare[1], "before_after.md")
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(before_after.markdown(before, after, found, args.samples), encoding="utf-8")

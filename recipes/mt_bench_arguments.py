@@ -16,19 +16,63 @@ ADDRESS = ("OPENAI_BASE_URL", "OPENAI_API_KEY")  # either says where a judge is 
 
 @dataclass
 class MtBenchArguments:
-    """Keys of an MT-Bench YAML. Those with judge_ are about the judge, the others about the model that answers."""
+    """Those with judge_ are about the judge, the others about the model that answers.
 
-    compare: list[str] | None = None  # finished runs (folders or result files) to set side by side, and nothing else
+    Args:
+        compare (`list[str]`, *optional*): Finished runs (folders or result files), set side by side and nothing else.
+        output_dir (`str`, *optional*): The folder for answers, judgments and result; needed but for compare.
+        work_dir (`str`, *optional*): Journals; beside output_dir by default.
+        questions (`str` or `list` or `dict`, *optional*): A file, or "trial" for eight bundled ones.
+        references (`str` or `list` or `dict`, *optional*): Good answers that the judge is shown.
+        corrected_references (`str` or `list` or `dict`, *optional*): Take the place of published ones.
+        require_references (`bool`, *optional*, defaults to `True`): For math, reasoning and coding.
+        categories (`list[str]`, *optional*): Only these.
+        limit (`int`, *optional*): Questions per category.
+        temperatures (`dict`, *optional*): Category -> temperature, instead of the published ones.
+        model (`str`, *optional*): A Hub id or folder; with base_url, as the server calls it.
+        base_url (`str`, *optional*): Of an OpenAI-compatible server that has the model.
+        revision (`str`, *optional*), adapter_revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        adapter (`str`, *optional*): Hub id or folder of an adapter; its base need not be given.
+        chat_template (`str`, *optional*): As in training; by default that of the adapter or the model.
+        dtype (`str`, *optional*, defaults to `"auto"`): Of the weights; auto is as they are stored.
+        max_batch (`int`, *optional*, defaults to 16): Questions at once, of a model in this process.
+        max_tokens (`int`, *optional*, defaults to 1024): Of an answer.
+        parameters (`dict`, *optional*), judge_parameters (`dict`, *optional*): Of the requests.
+        judging (`str`, *optional*, defaults to `"single"`): Scores, choices against a baseline, or answers alone.
+        baseline (`str`, *optional*): The output_dir of the other model, for pairwise.
+        judge_model (`str`, *optional*): As its server calls it.
+        judge_base_url (`str`, *optional*): Of that server; OpenAI's where OPENAI_API_KEY is set.
+        judge_local_model (`str`, *optional*): A model in this process.
+        judge_chat_template (`str`, *optional*): Of that one.
+        max_missing (`float`, *optional*, defaults to 0.05): Share of turns without a verdict in a complete result.
+        demo (`bool`, *optional*, defaults to `False`):
+            The scripted server judges, and answers where no model is given. It is no language model.
+        replay (`bool`, *optional*, defaults to `False`): Answer and judge from the journals alone.
+        seed (`int`, *optional*, defaults to 42): Of the requests and the intervals.
+        max_requests (`int`, *optional*), max_tokens_total (`int`, *optional*), max_cost (`float`, *optional*),
+            judge_max_requests (`int`, *optional*), judge_max_tokens_total (`int`, *optional*),
+            judge_max_cost (`float`, *optional*):
+            The budgets; where one is spent the run stops, with all that is kept.
+        prices (`dict`, *optional*), judge_prices (`dict`, *optional*):
+            Such as {input: 1.0, output: 2.0}, per million tokens; a largest cost needs them.
+        max_concurrency (`int`, *optional*, defaults to 64): Most requests at once.
+        timeout (`float`, *optional*, defaults to 600): Seconds for a request.
+        max_retries (`int`, *optional*, defaults to 5): Of one request.
+        max_wait (`float`, *optional*, defaults to 1800): Seconds that a server which answers nothing is waited for.
+        progress (`bool`, *optional*, defaults to `True`): A live line on standard error.
+    """
+
+    compare: list[str] | None = None
     output_dir: str | None = None
-    work_dir: str | None = None  # journals; beside output_dir by default
-    questions: str | list | dict | None = None  # "trial" for eight bundled ones
+    work_dir: str | None = None
+    questions: str | list | dict | None = None
     references: str | list | dict | None = None
-    corrected_references: str | list | dict | None = None  # take the place of published ones
+    corrected_references: str | list | dict | None = None
     require_references: bool = True
     categories: list[str] | None = None
-    limit: int | None = None  # questions per category
-    temperatures: dict | None = None  # category -> temperature, instead of the published ones
-    model: str | None = None  # a Hub id or folder; with base_url, as the server calls it
+    limit: int | None = None
+    temperatures: dict | None = None
+    model: str | None = None
     base_url: str | None = None
     revision: str | None = field(default=None, metadata={"belongs_to": "model"})
     adapter: str | None = None
@@ -38,15 +82,15 @@ class MtBenchArguments:
     max_batch: int = 16
     max_tokens: int = 1024
     parameters: dict | None = None
-    judging: str = "single"
-    baseline: str | None = None  # output_dir of the other model, for pairwise
+    judging: str = field(default="single", metadata={"allowed": JUDGING})
+    baseline: str | None = None
     judge_model: str | None = None
     judge_base_url: str | None = None
-    judge_local_model: str | None = None  # a model in this process
+    judge_local_model: str | None = None
     judge_chat_template: str | None = None
     judge_parameters: dict | None = None
-    max_missing: float = 0.05  # share of turns without a verdict in a complete result
-    demo: bool = False  # the scripted server judges, and answers where no model is given
+    max_missing: float = 0.05
+    demo: bool = False
     replay: bool = False
     seed: int = 42
     max_requests: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from instruct_builders import directory, formats, publish
@@ -12,10 +12,29 @@ from instruct_builders.pipeline import Built
 
 @dataclass(kw_only=True)
 class OutputArguments:
-    """Keys of a YAML that say how a dataset is split, written and published."""
+    """How a dataset is split, written and published.
+
+    Args:
+        output_dir (`str`): The directory of the dataset.
+        format (`str`, *optional*, defaults to `"messages"`): The columns that are written.
+        test_size (`float` or `int`, *optional*, defaults to 0): A share or number of rows for the split test.
+        seed (`int`, *optional*, defaults to 42): Of every draw.
+        config_name (`str`, *optional*, defaults to `"default"`): What `load_dataset` calls this part of a repository.
+        title (`str`, *optional*): Of the card.
+        language (`list[str]`, *optional*): For the card, such as en de.
+        license (`str`, *optional*): For the card, where the data does not say it.
+        max_shard_size (`str`, *optional*, defaults to `"500MB"`): Largest Parquet file.
+        cache_dir (`str`, *optional*): Where `datasets` keeps what it has read.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether an earlier build in output_dir is replaced.
+        push_to_hub (`bool`, *optional*, defaults to `False`): Publish it; needs repo_id and HF_TOKEN.
+        repo_id (`str`, *optional*): Such as org/name.
+        tag (`str`, *optional*): Of the commit.
+        private (`bool`, *optional*, defaults to `True`): Whether a new repository is private.
+        replace (`bool`, *optional*, defaults to `False`): Whether a push may delete other configurations' data.
+    """
 
     output_dir: str
-    format: str = "messages"
+    format: str = field(default="messages", metadata={"allowed": tuple(formats.FORMATS)})
     test_size: float | int = 0
     seed: int = 42
     config_name: str = "default"
@@ -29,7 +48,7 @@ class OutputArguments:
     repo_id: str | None = None
     tag: str | None = None
     private: bool = True
-    replace: bool = False  # whether a push may delete other configurations' data
+    replace: bool = False
 
 
 def check(args: OutputArguments, writes: bool = True) -> None:

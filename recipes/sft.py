@@ -2,45 +2,25 @@
 
     accelerate launch recipes/sft.py --config recipes/alpaca/sft_lora.yaml [--key value ...]
 
-Every key of `SftArguments` below and of TRL's `SFTConfig` is a YAML key and a flag. The result is in
+Every key of `SftArguments` (sft_arguments.py) and of TRL's `SFTConfig` is a YAML key and a flag. The result is in
 `<output_dir>/final`, with `merge: true` also in `<output_dir>/merged`.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import arguments
-from transformers import set_seed
-from trl import SFTConfig
+import terminal
 
-from trainers import adapters, callbacks, config, conversations, models, preflight, release, run_facts, templates
-from trainers.sft import InstructTrainer
+with terminal.extras_named():
+    from sft_arguments import SftArguments
+    from transformers import set_seed
+    from trl import SFTConfig
 
-OF_DATASET = {"belongs_to": "dataset_name"}
-
-
-@dataclass(kw_only=True)
-class SftArguments(models.ModelArguments):
-    dataset_name: str  # a directory made by recipes/build.py, a Hub dataset, or a file
-    # What says more about the dataset holds for that dataset alone: another --dataset_name leaves it behind.
-    dataset_config: str | None = field(default=None, metadata=OF_DATASET)
-    dataset_revision: str | None = field(default=None, metadata=OF_DATASET)
-    dataset_train_split: str = field(default="train", metadata=OF_DATASET)
-    dataset_test_split: str | None = field(default=None, metadata=OF_DATASET)  # evaluated, never trained on
-    dataset_format: str = field(default="auto", metadata=OF_DATASET)
-    dataset_license: str | None = field(default=None, metadata=OF_DATASET)  # where the data does not say it
-    test_size: float | int | None = field(default=None, metadata=OF_DATASET)  # a share or number of rows, held out
-    split_seed: int = 0
-    train_on_prompts: bool = False
-    overlength: str = "error"  # or drop, truncate_turns, split, truncate_tokens
-    special_tokens: str = "reject"  # typed in a message: reject the row, escape them into ordinary text, or allow
-    allow_changed: bool = False  # resume although data, batch, seed, versions or the like differ; each is logged
-    sample_prompts: int = 0  # held-out rows whose prompts are answered after each evaluation
-    merge: bool = False
-    hub_merged_model_id: str | None = None
+    from trainers import adapters, callbacks, config, conversations, models, preflight, release, run_facts, templates
+    from trainers.sft import InstructTrainer
 
 
 def read_arguments(argv: list[str] | None = None) -> tuple[SftArguments, SFTConfig]:
@@ -50,7 +30,7 @@ def read_arguments(argv: list[str] | None = None) -> tuple[SftArguments, SFTConf
 def main(argv: list[str] | None = None) -> None:
     args, training = read_arguments(argv)
     push = config.check(args, training)
-    logging.basicConfig(format="%(message)s")
+    terminal.show_log()
     logging.getLogger("trainers").setLevel(logging.INFO if training.process_index == 0 else logging.ERROR)
     decided = conversations.settle_evaluation(args, training)
     for line in decided if training.process_index == 0 else []:

@@ -115,6 +115,19 @@ def found(output_dir: str | Path) -> list[Path]:
     return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
 
 
+def _asked(resume: str | bool | None) -> str | bool | None:
+    return {"true": True, "false": False}.get(str(resume).lower(), resume)  # TRL's argument is text
+
+
+def refuse_earlier(output_dir: str | Path, resume: str | bool | None) -> None:
+    """Raises a `ConfigError` where a run that is not resumed would write among the checkpoints of another."""
+    if not _asked(resume) and (there := found(output_dir)):
+        raise ConfigError(
+            f"output_dir: {output_dir} holds {there[-1].name} of an earlier run. Set resume_from_checkpoint: true to "
+            "go on from it, or choose another output_dir."
+        )
+
+
 def begin(trainer: Trainer, resume: str | bool | None, allow_changed: bool = False) -> str | None:
     """Where training starts from; writes `run.json`. Called on every process, decided on the first.
 
@@ -132,7 +145,7 @@ def begin(trainer: Trainer, resume: str | bool | None, allow_changed: bool = Fal
             checkpoints, or with `save_total_limit=1`.
         SourceError: If the named checkpoint does not verify.
     """
-    resume = {"true": True, "false": False}.get(str(resume).lower(), resume)  # TRL's argument is text
+    resume = _asked(resume)
     answer = [None, None]
     if trainer.is_world_process_zero():
         try:
@@ -151,13 +164,9 @@ def _begin(trainer: Trainer, resume: str | bool | None, allow_changed: bool) -> 
         raise ConfigError(
             "save_total_limit: 1 deletes the last good checkpoint before the next is safe. Use 2 or more."
         )
+    refuse_earlier(here, resume)
     now = facts(trainer)
     checkpoint = None
-    if not resume and (there := found(here)):
-        raise ConfigError(
-            f"output_dir: {here} holds {there[-1].name} of an earlier run. Set resume_from_checkpoint: true to go on "
-            "from it, or choose another output_dir."
-        )
     if isinstance(resume, bool) and resume:
         checkpoint = latest_verified(here)
     elif resume:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from instruct_builders import directory, publish
 from instruct_builders.errors import BuildError, ConfigError, did_you_mean
 
+from . import checkpoints
+
 if TYPE_CHECKING:
     from trl import SFTConfig
 
@@ -30,6 +32,8 @@ NOT_OURS = {
     "hub_always_push": "only the final directories are pushed, once",
     "hub_revision": "pushes go to the main branch",
 }
+
+UNASKED = "trainer_output"  # what transformers 5.23 puts in the place of an output_dir that is not given
 
 
 def check(args: object, training: SFTConfig) -> bool:
@@ -70,7 +74,13 @@ def check(args: object, training: SFTConfig) -> bool:
     if args.use_peft:
         _check_lora(args)
     _check_reports(training.report_to)
+    if training.output_dir == UNASKED and getattr(args, "output_dir", None) is None:
+        raise ConfigError(
+            f"output_dir: not given; the run would write into ./{UNASKED}, unasked. Say where it goes, such as "
+            "--output_dir outputs/my-run."
+        )
     _check_output(training.output_dir)
+    checkpoints.refuse_earlier(training.output_dir, training.resume_from_checkpoint)
     for repo_id in (training.hub_model_id, args.hub_merged_model_id):
         if training.push_to_hub and repo_id:
             publish.check_before(repo_id, "model")

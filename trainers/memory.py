@@ -3,7 +3,7 @@
 The step is taken for real, with tensors that have shapes and no contents (torch's FakeTensorMode): the model of the
 config, the loss (TRL's, or on a CPU the one of head.py), the backward pass, PEFT's adapter, activation checkpointing
 and mixed precision as in training. A ledger adds up what is alive after every operation, so that nothing is assumed
-about the architecture.
+about the architecture. The kernels are the CPU's; where a GPU's keep something else, memory_gpu.py says what.
 
 Not in it: the CUDA context (some 0.5 GiB), fragmentation, and what several GPUs share among them.
 """
@@ -25,6 +25,7 @@ from .ledger import Ledger
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
+    from transformers.utils import ModelOutput
     from trl import SFTConfig
 
 # Bytes per weight that is trained, beside the weight and its gradient; "states" is how many copies of its own type.
@@ -32,6 +33,7 @@ STATES = {"adamw": 2, "adam": 2, "lion": 1, "rmsprop": 1, "adagrad": 1, "adafact
 # NF4 in blocks of 64 with double quantisation: 4 bits, an 8-bit scale per block, a 32-bit one per 256 blocks.
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 INT8 = 1.0
+VARLEN = "torch_varlen"  # varlen.NAME; that module imports torch
 
 
 def ways(
@@ -52,7 +54,7 @@ def ways(
         length (`int`): Tokens of the longest row.
         vocabulary (`int`, *optional*, defaults to 0): Tokens of the tokenizer, where they are more than the model's.
         added (`Sequence[int]`, *optional*): Ids of new tokens, which an adapter trains beside its own weights.
-        share (`float`, *optional*, defaults to 1.0): Of the tokens that are labelled; on a CPU only they are scored.
+        share (`float`, *optional*, defaults to 1.0): Of the tokens that are labelled: the others are not scored.
 
     Returns:
         `dict`: `chosen` (which way the arguments ask for), `batch`, `length`, and `ways`: name -> bytes per term
@@ -73,22 +75,24 @@ def ways(
     config = copy.deepcopy(config)
     text = config.get_text_config()
     text.vocab_size = max(text.vocab_size, vocabulary)
-    one = dataclasses.replace(args, use_peft=False), dataclasses.replace(args, use_peft=True)
+    plain = dataclasses.replace(args, load_in_8bit=False)
+    one = [dataclasses.replace(plain, use_peft=False), dataclasses.replace(plain, use_peft=True)]
+    one += [dataclasses.replace(args, use_peft=True)] if args.load_in_8bit else []
     noise = logging.getLogger("torch._subclasses.fake_tensor")  # prints a traceback of what is told in a line below
     noise.disabled = True
     try:
-        full, lora = (step(config, way, training, batch, length, accumulates, added, share) for way in one)
+        full, lora, *eight = (step(config, way, training, batch, length, accumulates, added, share) for way in one)
     except RuntimeError as error:  # an operation that has no shape without contents, as in some mixtures of experts
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return found | {"failed": f"{type(config).__name__} can't be run without contents: {reason}"}
     finally:
         noise.disabled = False
-    return found | {"ways": {"full": full, "LoRA": lora, "QLoRA": quantised(lora, args.load_in_8bit)}}
+    return found | {"ways": {"full": full, "LoRA": lora, "QLoRA": quantised(*eight or [lora], args.load_in_8bit)}}
 
 
 def varying(attention: str | None) -> bool:
     """Whether a kernel takes documents of varying length one by one. The trainer's own question needs the model."""
-    return bool(attention) and ("flash" in attention or attention in ("flex_attention", "torch_varlen"))
+    return bool(attention) and ("flash" in attention or attention in ("flex_attention", VARLEN))
 
 
 def step(
@@ -105,6 +109,8 @@ def step(
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from . import memory_gpu
+
     with torch.device("meta"), adapters.old_names_allowed():
         model = build(config, args, training, added)
     with FakeTensorMode():
@@ -112,12 +118,17 @@ def step(
         weights = {id(weight): weight for weight in model.parameters()}.values()
         trained = [weight for weight in weights if weight.requires_grad]
         gradients = sum(map(_size, trained))
-        ledger = Ledger([*weights, *model.buffers()])
+        for weight in trained if accumulates else []:  # what is added to gradients that are there is freed at once
+            weight.grad = torch.empty_like(weight)
+        there = [weight.grad for weight in trained if accumulates]
+        ledger = Ledger([*weights, *model.buffers(), *there])
         ids = torch.ones(batch, length, dtype=torch.long)
-        mask = None if training.packing or training.padding_free else torch.ones_like(ids)
+        attention = memory_gpu.attention(config, args.attn_implementation, _together(training))
+        padded = not _together(training) and attention != memory_gpu.ATTENTION
+        mask = torch.ones_like(ids) if padded else None
         mixed = torch.bfloat16 if training.bf16 else torch.float16 if training.fp16 else None
         cast = torch.autocast("cpu", dtype=mixed) if mixed else contextlib.nullcontext()
-        with ledger:
+        with ledger, contextlib.nullcontext() if training.use_cpu else memory_gpu.kernels():
             _backbone(model).register_forward_hook(lambda *_: ledger.enter("loss"))  # TRL's head comes behind it
             with cast:
                 loss = _loss(model, ids, mask, max(int(share * batch * (length - 1)), 1), training.use_cpu)
@@ -144,12 +155,20 @@ def _loss(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor | None, 
     """TRL's loss, or where `head.score_labelled_only` takes its place, that of the labelled tokens."""
     from .head import PLAIN_LOGITS, score
 
-    head = _whole(model).get_output_embeddings()
-    if not cpu or labelled * model.config.get_text_config().vocab_size > PLAIN_LOGITS:
-        return model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True).loss
+    head, given = _whole(model).get_output_embeddings(), {"input_ids": ids, "attention_mask": mask}
+    if not cpu:  # `compact` in trl/trainer/utils.py: with Triton the head sees a copy of the labelled positions
+        _backbone(model).register_forward_hook(lambda _, __, out: _first(out, labelled))
+        return model(**given, shift_labels=ids.flatten()[None, :labelled], fused_lm_head=True).loss
+    if labelled * model.config.get_text_config().vocab_size > PLAIN_LOGITS:
+        return model(**given, labels=ids, fused_lm_head=True).loss
     head.register_forward_pre_hook(lambda _, hidden: (hidden[0].flatten(0, 1)[:labelled].clone(),))
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    logits = model(**given, use_cache=False).logits
     return -score(logits, ids.flatten()[:labelled])[0].mean()
+
+
+def _first(out: ModelOutput, labelled: int) -> ModelOutput:
+    out.last_hidden_state = out.last_hidden_state.flatten(0, 1)[None, :labelled].clone()
+    return out
 
 
 def build(
@@ -159,11 +178,12 @@ def build(
     from transformers import AutoModelForCausalLM
     from trl.trainer.utils import add_fused_lm_head
 
+    from . import memory_gpu
+
     dtype = models.torch_dtype(args.dtype)
     if dtype == "auto":
         dtype = getattr(config, "dtype", None) or models.torch_dtype("float32")
-    # Flash attention keeps what sdpa keeps, and does not run here.
-    attention = "eager" if args.attn_implementation == "eager" else "sdpa"
+    attention = memory_gpu.attention(config, args.attn_implementation, _together(training))
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     if model.get_output_embeddings() is None:
         raise ConfigError(f"{type(model).__name__} has no output embeddings, so it can't be trained on text.")
@@ -178,7 +198,14 @@ def build(
             model.enable_input_require_grads()
         tied = config.get_text_config().tie_word_embeddings
         model = get_peft_model(model, models.lora_config(args, list(added), tied=tied))
+        if args.load_in_8bit:
+            memory_gpu.eight_bit(model)
     return model.train()
+
+
+def _together(training: SFTConfig) -> bool:
+    """Whether rows lie end to end, without padding."""
+    return bool(training.packing or training.padding_free)
 
 
 def without_contents(model: torch.nn.Module) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from instruct_builders.errors import ConfigError, SourceError, TemplateError
 
-from . import adapters, templates
+from . import adapters, expected_warnings, places, templates
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+TEMPLATES = (templates.MODEL, *templates.NAMES, "a path")
 # Tokens that a vocabulary keeps for padding, or for nothing at all, best first.
 SPARE_TOKENS = (
     r"<\|?finetune_right_pad(_id)?\|?>",
@@ -35,10 +36,11 @@ class ModelArguments:
     """Which model is trained, and how much of it. Keys are named as in TRL's `ModelConfig` where it has them.
 
     Args:
-        model_name_or_path (`str`): A Hub id or a directory.
+        model_name_or_path (`str`): A Hub id or a folder.
         model_revision (`str`, *optional*): Branch, tag or commit of the Hub repository.
-        chat_template (`str`, *optional*, defaults to `"model"`): See [`templates.load`].
-        dtype (`str`, *optional*, defaults to `"float32"`): One of `DTYPES`, of the weights in memory.
+        chat_template (`str`, *optional*, defaults to `"model"`):
+            What prints a conversation: the model's own template, one of ours, or a .jinja file.
+        dtype (`str`, *optional*, defaults to `"float32"`): Of the weights in memory.
         attn_implementation (`str`, *optional*): Such as `"sdpa"`, `"eager"` or `"flash_attention_2"`.
         use_peft (`bool`, *optional*, defaults to `False`): Train an adapter instead of all weights.
         lora_r (`int`, *optional*, defaults to 16): Rank.
@@ -55,8 +57,8 @@ class ModelArguments:
     model_name_or_path: str
     # A recipe whose model is replaced by a flag leaves the revision behind.
     model_revision: str | None = field(default=None, metadata={"belongs_to": "model_name_or_path"})
-    chat_template: str = templates.MODEL
-    dtype: str = "float32"
+    chat_template: str = field(default=templates.MODEL, metadata={"allowed": TEMPLATES})
+    dtype: str = field(default="float32", metadata={"allowed": DTYPES})
     attn_implementation: str | None = None
     use_peft: bool = False
     lora_r: int = 16
@@ -88,6 +90,7 @@ def load_tokenizer(args: ModelArguments) -> tuple[PreTrainedTokenizerBase, str, 
     from transformers import AutoTokenizer
 
     name, revision = args.model_name_or_path, args.model_revision or "main"
+    places.check(name, "model_name_or_path", revision=args.model_revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
@@ -205,7 +208,9 @@ def load_model(
         raise SourceError(f"no safetensors model in {name!r} at revision {revision}: {error}") from error
     guard_4bit_on_cpu(model)
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
-        model.resize_token_embeddings(len(tokenizer))
+        with expected_warnings.unsaid(*expected_warnings.GROWN):
+            model.resize_token_embeddings(len(tokenizer))
+        logger.info("the embeddings grew to %d tokens, the tokenizer's", len(tokenizer))
     agree_on_special_tokens(model, tokenizer, stops)
     return model, commit or args.model_revision
 

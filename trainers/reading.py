@@ -19,10 +19,13 @@ from instruct_builders import formats, reader, sources
 from instruct_builders.errors import SourceError, TooManyRejected
 from instruct_builders.formats import native
 
+from . import places
+
 PACKAGED = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
 # Raw rows of these formats are read by a builder of ours: `datasets` turns a number among texts into quoted JSON.
 READ_BY = {"alpaca": "alpaca", "sharegpt": "vicuna", "messages": "vicuna"}
 NOT_TEXT = ("meta", "tools", "history")
+KEY = "dataset_name"  # what the recipes that train call it
 UNREADABLE = (OSError, ValueError, datasets.exceptions.DatasetsError)
 BUILD_FIRST = "Run recipes/build.py first: it leaves such rows out and lists each with its reason."
 
@@ -34,6 +37,7 @@ def splits(name: str, config: str | None = None, revision: str | None = None) ->
 
 def _described(name: str, config: str | None, revision: str | None) -> Mapping:
     """Split -> files, by the rules of `datasets` itself; without the files where only its cache is at hand."""
+    places.check(name, KEY, "dataset", revision)
     try:
         builder = datasets.load_dataset_builder(name, config, revision=revision)
     except UNREADABLE as error:
@@ -60,6 +64,7 @@ def load_rows(
     Raises:
         SourceError: If there is nothing to read, a raw row can't be used, or a column of texts holds other things.
     """
+    places.check(name, KEY, "dataset", revision)
     path = Path(name)
     if path.is_file() and not sources.is_data_file(path.name):
         raise SourceError(f"dataset_name: {name} is a {path.suffix} file; {', '.join(PACKAGED)} can be read.")
@@ -147,8 +152,8 @@ def _check_texts(rows: datasets.Dataset, name: str, source: str) -> None:
 def _unreadable(name: str, error: Exception, split: str | None = None) -> SourceError:
     what = f"split {split!r} of {name!r}" if split else repr(name)
     return SourceError(
-        f"dataset_name: can't read {what}: {error}. Give a directory made by recipes/build.py, a Hub dataset, or a "
-        "file. A raw file with bad rows goes through recipes/build.py first."
+        f"dataset_name: can't read {what}: {str(error).rstrip('. ')}. Give a directory made by recipes/build.py, a "
+        "Hub dataset, or a file. A raw file with bad rows goes through recipes/build.py first."
     )
 
 

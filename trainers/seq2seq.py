@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from . import callbacks, checkpoints, seq2seq_models
+from . import adapters, callbacks, checkpoints, seq2seq_models
 from .evaluation import task_metrics
 from .labels import IGNORED
 from .token_mean import TokenMean
@@ -71,7 +71,8 @@ class Seq2SeqInstructTrainer(TokenMean, Seq2SeqTrainer):
         if peft_config is not None:
             from peft import get_peft_model
 
-            model = get_peft_model(model, peft_config)
+            with adapters.old_names_allowed():
+                model = get_peft_model(model, peft_config)
             model.enable_input_require_grads()  # a frozen embedding in front of checkpointed layers has no gradient
         self.lengths = None
         if args.train_sampling_strategy == "group_by_length":

@@ -47,6 +47,7 @@ def _step(config, args: Seq2SeqArguments, training: Seq2SeqTrainingArguments, so
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    from . import memory_gpu
     from .seq2seq import mean_over_answers
 
     with torch.device("meta"), warnings.catch_warnings():
@@ -63,7 +64,7 @@ def _step(config, args: Seq2SeqArguments, training: Seq2SeqTrainingArguments, so
         ids, labels = (torch.ones(batch, length, dtype=torch.long) for length in (source, target))
         mixed = torch.bfloat16 if training.bf16 else None
         cast = torch.autocast("cpu", dtype=mixed) if mixed else contextlib.nullcontext()
-        with ledger:
+        with ledger, contextlib.nullcontext() if training.use_cpu else memory_gpu.kernels():
             with cast:
                 out = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=labels)
             ledger.enter("loss")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instruct_builders.errors import ConfigError, SourceError
+from instruct_builders.formats import FORMATS
 
-from . import adapters, models
+from . import adapters, control_tokens, expected_warnings, models, places, seq2seq_rows
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -36,12 +37,28 @@ class Seq2SeqArguments(models.ModelArguments):
     """What is trained or asked, and on which rows. Keys are named as in recipes/sft.py where it has them.
 
     Args:
+        dataset_name (`str`, *optional*): A directory made by recipes/build.py, a Hub dataset, or a file.
+        dataset_config (`str`, *optional*): The configuration of a dataset that has several.
+        dataset_revision (`str`, *optional*): Branch, tag or commit of a Hub dataset.
+        dataset_train_split (`str`, *optional*, defaults to `"train"`): Such as train, or train[:1000].
+        dataset_test_split (`str`, *optional*): Evaluated, never trained on; by default the split test.
+        dataset_format (`str`, *optional*, defaults to `"auto"`): What the columns are; auto goes by their names.
+        dataset_license (`str`, *optional*): For the card, where the data does not say it.
+        test_size (`float` or `int`, *optional*): A share or number of rows, held out and evaluated.
+        split_seed (`int`, *optional*, defaults to 0): Of the draw of those rows.
         max_source_length (`int`, *optional*, defaults to 512): Most tokens the encoder reads, with the EOS.
         max_target_length (`int`, *optional*, defaults to 256): Most tokens of an answer, learned or written.
-        overlength (`str`, *optional*, defaults to `"error"`): See [`trainers.seq2seq_rows.Policy`].
+        overlength (`str`, *optional*, defaults to `"error"`): What becomes of a row longer than one of these.
+        special_tokens (`str`, *optional*, defaults to `"reject"`):
+            Such as </s> typed in a text: reject the row, escape them into ordinary text, or allow them.
         unknown_answers (`str`, *optional*, defaults to `"error"`):
             Answers with text that the vocabulary can't express: stop, `"drop"` the row, or `"keep"` the `<unk>` in it.
         metric (`str`, *optional*, defaults to `"exact_match"`): Of rows whose `meta.metric` says none.
+        output_dir (`str`, *optional*): Where checkpoints and the result go; needed to train.
+        allow_changed (`bool`, *optional*, defaults to `False`):
+            Resume although data, batch, seed, versions or the like differ; each difference is logged.
+        merge (`bool`, *optional*, defaults to `False`): Also write the base with the adapter in it.
+        hub_merged_model_id (`str`, *optional*): Where that goes with push_to_hub.
         predict (`str`, *optional*): A prompt, or a .txt or .jsonl file of them: answered instead of training.
         predictions (`str`, *optional*): The JSONL file for the answers; by default they are printed.
         check (`bool`, *optional*, defaults to `False`): Report what training would do, and don't.
@@ -51,21 +68,22 @@ class Seq2SeqArguments(models.ModelArguments):
 
     model_name_or_path: str = FLAN_T5
     chat_template: str = field(default="none: the text as it is", init=False)  # so not a key of this recipe
-    dataset_name: str | None = None  # a directory made by recipes/build.py, a Hub dataset, or a file
+    dataset_name: str | None = None
     dataset_config: str | None = field(default=None, metadata=OF_DATASET)
     dataset_revision: str | None = field(default=None, metadata=OF_DATASET)
     dataset_train_split: str = field(default="train", metadata=OF_DATASET)
     dataset_test_split: str | None = field(default=None, metadata=OF_DATASET)
-    dataset_format: str = field(default="auto", metadata=OF_DATASET)
+    dataset_format: str = field(default="auto", metadata={**OF_DATASET, "allowed": ("auto", *FORMATS)})
     dataset_license: str | None = field(default=None, metadata=OF_DATASET)
     test_size: float | int | None = field(default=None, metadata=OF_DATASET)
     split_seed: int = 0
     max_source_length: int | None = 512
     max_target_length: int | None = 256
-    overlength: str = "error"
-    special_tokens: str = "reject"
-    unknown_answers: str = "error"
+    overlength: str = field(default="error", metadata={"allowed": seq2seq_rows.OVERLENGTH})
+    special_tokens: str = field(default="reject", metadata={"allowed": control_tokens.POLICIES})
+    unknown_answers: str = field(default="error", metadata={"allowed": seq2seq_rows.UNKNOWN})
     metric: str = "exact_match"
+    output_dir: str | None = None
     allow_changed: bool = False
     merge: bool = False
     hub_merged_model_id: str | None = None
@@ -103,6 +121,7 @@ def load_config(args: Seq2SeqArguments, training: Seq2SeqTrainingArguments) -> P
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING as KNOWN
 
+    places.check(args.model_name_or_path, "model_name_or_path", revision=args.model_revision)
     if (Path(args.model_name_or_path) / "adapter_config.json").is_file():
         raise ConfigError(
             f"model_name_or_path: {args.model_name_or_path} is an adapter and no model. Give the merged model, which "
@@ -153,15 +172,10 @@ def load_model(
 ) -> tuple[PreTrainedModel, str | None]:
     """An encoder-decoder from safetensors, and the commit it came from, where the Hub tells one.
 
-    T5's `tie_word_embeddings` is true in transformers 5 whatever config.json says. The heads of T5 1.1 and FLAN-T5
-    are weights of their own; they are loaded as such, but the next `tie_weights()` (resizing does it, and loading the
-    best checkpoint at the end) would put the embeddings in their place. So it is made to say what is.
-
     Raises:
         SourceError: If there is no such model, or its weights are pickles only.
         ConfigError: If the tokenizer has tokens that the model lacks.
     """
-    from transformers import AutoModelForSeq2SeqLM
     from transformers.utils.hub import resolve_revision
 
     name, commit = args.model_name_or_path, None
@@ -173,7 +187,7 @@ def load_model(
     if quantization is not None and use_cpu:
         options["device_map"] = {"": "cpu"}  # without it bitsandbytes takes the GPU where there is one
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(
+        model = from_pretrained(
             name,
             revision=revision,
             dtype=models.torch_dtype(args.dtype),
@@ -183,18 +197,27 @@ def load_model(
     except OSError as error:
         raise SourceError(f"no safetensors model in {name!r} at revision {revision}: {error}") from error
     models.guard_4bit_on_cpu(model)
-    keep_head(model)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise ConfigError(f"the tokenizer of {name} has {len(tokenizer):,} tokens, the model only {rows:,}.")
     return model, commit or args.model_revision
 
 
-def keep_head(model: PreTrainedModel) -> None:
-    """`tie_word_embeddings` becomes false where the head is a weight of its own; see [`load_model`]."""
+def from_pretrained(name: str, **options) -> PreTrainedModel:
+    """`AutoModelForSeq2SeqLM.from_pretrained`, with `tie_word_embeddings` as it is.
+
+    T5's is true in transformers 5 whatever config.json says. The heads of T5 1.1 and FLAN-T5 are weights of their own;
+    they are loaded as such, but the next `tie_weights()` (resizing does it, and loading the best checkpoint at the
+    end) would put the embeddings in their place.
+    """
+    from transformers import AutoModelForSeq2SeqLM
+
+    with expected_warnings.unsaid(expected_warnings.TIED):
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, **options)
     head = model.get_output_embeddings()
     if head is not None and head.weight is not model.get_input_embeddings().weight:
         model.config.tie_word_embeddings = False
+    return model
 
 
 def generation(model: PreTrainedModel, max_new_tokens: int | None, num_beams: int | None) -> GenerationConfig:

@@ -71,7 +71,7 @@ def run(
     named = {"model": f"{args.model_name_or_path}@{revision}" if revision else args.model_name_or_path}
     for lines in answers(waiting, model, tokenizer, training.per_device_eval_batch_size, settings):
         journal.add([line | named | {"settings": settings} for line in lines])
-        note(f"{len(journal.done):,} of {len(prompts):,} prompts answered")
+        note(f"{len(journal.done):,} of {_counted(len(prompts), 'prompt')} answered")
     lines = journal.finish()
     if target is None:
         for line in lines:
@@ -86,10 +86,14 @@ def summary(lines: list[dict], limit: int) -> str:
     counts = {name: sum(bool(line[name]) for line in lines) for name in ("input_cut", "cut", "unknown_tokens")}
     skipped = sum(line["answer"] is None for line in lines)
     return (
-        f"{len(lines):,} prompts: {skipped:,} too long and not answered, {counts['input_cut']:,} cut before they were "
-        f"read; {counts['cut']:,} answers cut at {limit:,} tokens; {counts['unknown_tokens']:,} prompts with text "
-        "that the vocabulary can't express"
+        f"{_counted(len(lines), 'prompt')}: {skipped:,} too long and not answered, {counts['input_cut']:,} cut before "
+        f"they were read; {_counted(counts['cut'], 'answer')} cut at {limit:,} tokens; "
+        f"{_counted(counts['unknown_tokens'], 'prompt')} with text that the vocabulary can't express"
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def read_prompts(given: str) -> list[str]:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import merging, release, run_facts, seq2seq_models
+from . import adapters, merging, release, run_facts, seq2seq_models
 from .evaluation import task_metrics
 from .models import torch_dtype
 
@@ -70,26 +70,24 @@ def merge_adapter(
         BuildError: If the difference is larger than the tolerance; what was written must not be used.
     """
     from peft import PeftModel
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoTokenizer, GenerationConfig
 
     adapter_dir, output_dir = Path(adapter_dir), Path(output_dir)
     _, base, revision = merging.read_adapter(adapter_dir, base, revision)
     try:
-        model = AutoModelForSeq2SeqLM.from_pretrained(
-            base, revision=revision, dtype=torch_dtype(dtype), use_safetensors=True
-        )
+        model = seq2seq_models.from_pretrained(base, revision=revision, dtype=torch_dtype(dtype), use_safetensors=True)
     except OSError as error:
         raise merging.unreadable(base, adapter_dir, error) from error
-    seq2seq_models.keep_head(model)
     tokenizer = AutoTokenizer.from_pretrained(adapter_dir)
-    model = PeftModel.from_pretrained(model, str(adapter_dir))
+    with adapters.old_names_allowed():
+        model = PeftModel.from_pretrained(model, str(adapter_dir))
     before = _logits(model, tokenizer)
     merged = model.merge_and_unload(safe_merge=True)
     merged.generation_config = GenerationConfig.from_pretrained(adapter_dir)
     merged.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
     kind = str(merged.dtype).removeprefix("torch.")
-    after = _logits(AutoModelForSeq2SeqLM.from_pretrained(output_dir, dtype=torch_dtype("auto")), tokenizer)
+    after = _logits(seq2seq_models.from_pretrained(str(output_dir), dtype=torch_dtype("auto")), tokenizer)
     difference = merging.largest_difference(before, after)
     merging.check_difference(difference, kind, tolerance, base, f"the logits of {output_dir}", "don't use it")
     logger.info("merged into %s; largest difference %.2g of the largest logit (%s)", output_dir, difference, kind)

@@ -6,6 +6,7 @@ A method stands here only where TRL has no argument for it; each says which one 
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import time
 from typing import TYPE_CHECKING
@@ -40,7 +41,8 @@ class InstructTrainer(TokenMean, SFTTrainer):
         ([`settle_packing`]);
       - on a CPU the head scores labelled tokens only ([`head.score_labelled_only`]), with TRL's loss to 1e-6;
       - logs have `tokens_per_second` (all but padding), `supervised_tokens_per_second`, `peak_memory_gib` (first
-        process) and, where the device's peak is known, `mfu`. Time for evaluating and saving is not counted;
+        process) and, where the device's peak is known, `mfu` (of [`throughput.operations`]). Time for evaluating and
+        saving is not counted;
       - `eval_loss` is the mean over all supervised tokens; TRL's is one of batches, so that it depends on their size;
       - checkpoints are verified, resuming is exact or refused, SIGTERM saves and exits with code 3
         ([`trainers.checkpoints`]).
@@ -86,7 +88,7 @@ class InstructTrainer(TokenMean, SFTTrainer):
         self.stop = callbacks.StopOnSignal()
         self.add_callback(callbacks.VerifiedCheckpoints())
         self.add_callback(self.stop)
-        self._peak, self._flops = throughput.device_peak(self.args.device), throughput.flops(self.model)
+        self._peak, self._operations = throughput.device_peak(self.args.device), throughput.operations(self.model)
         self._restart_clock()
 
     # No argument: TRL resumes from the highest number, whatever is in it.
@@ -128,7 +130,8 @@ class InstructTrainer(TokenMean, SFTTrainer):
             logs["tokens_per_second"] = round(tokens / self._seconds, 1)
             logs["supervised_tokens_per_second"] = round(supervised / self._seconds, 1)
             if self._peak:
-                done = self._flops[0] * tokens + self._flops[1] * squares
+                counts = tokens, throughput.scored(self.args.device, tokens, supervised), squares
+                done = sum(map(operator.mul, self._operations, counts))
                 logs["mfu"] = round(done / self._seconds / (self._peak * self.args.world_size), 4)
             logs["peak_memory_gib"] = round(throughput.peak_memory(self.args.device) / 2**30, 3)
             self._restart_clock()

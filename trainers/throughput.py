@@ -17,21 +17,41 @@ PEAKS = {
 }
 
 
-def flops(model: torch.nn.Module) -> tuple[int, int]:
-    """Floating point operations of training: for each token, and for each squared document length.
+def operations(model: torch.nn.Module) -> tuple[int, int, int]:
+    """Floating point operations of training: for each token, each token that is scored, each squared document length.
 
-    6 for each trained weight that is multiplied and 4 for each frozen one (its gradient is not computed), and
-    6 x layers x hidden size x length^2 for causal attention, half of what PaLM's appendix B
-    (https://huggingface.co/papers/2204.02311) counts without the mask. Recomputing activations does not count.
-    `mfu` = these operations per second / (`PEAKS` x devices).
+    6 for each trained weight that is multiplied and 4 for each frozen one (its gradient is not computed). Weights of
+    the head are multiplied with scored tokens alone ([`scored`]), all others with every token. Causal attention is
+    6 x layers x hidden size x length^2, half of what PaLM's appendix B (https://huggingface.co/papers/2204.02311)
+    counts without the mask. Recomputing activations does not count.
+
+    `mfu` = these operations per second / (`PEAKS` x devices): of what is multiplied, not of what a loss over every
+    token would multiply, as other tools count.
+
+    Args:
+        model (`torch.nn.Module`): A causal language model, with or without an adapter, before it is sharded.
     """
-    config = model.config.get_text_config()
+    config, head = model.config.get_text_config(), model.get_output_embeddings()
     trained, every = model.get_nb_trainable_parameters() if is_peft_model(model) else (None, model.num_parameters())
     trained = model.num_parameters(only_trainable=True) if trained is None else trained
-    looked_up = 0 if config.tie_word_embeddings else model.get_input_embeddings().weight.numel()
-    frozen = every - trained
-    frozen, trained = (frozen - looked_up, trained) if frozen >= looked_up else (frozen, trained - looked_up)
-    return 6 * trained + 4 * frozen, 6 * config.num_hidden_layers * config.hidden_size
+    # Embeddings are looked up; an adapter with new tokens holds the old head beside the new one.
+    aside = {id(weight): weight for part in (model.get_input_embeddings(), head) for weight in part.parameters()}
+    rest = {True: trained, False: every - trained}
+    for weight in aside.values():
+        rest[weight.requires_grad] -= weight.numel()
+    a_score = (6 if head.weight.requires_grad else 4) * head.weight.numel()
+    return 6 * rest[True] + 4 * rest[False], a_score, 6 * config.num_hidden_layers * config.hidden_size
+
+
+def scored(device: torch.device, tokens: int, labelled: int) -> int:
+    """How many of the tokens go through the head.
+
+    The labelled ones where TRL's head has its Triton kernel (`compact` in trl/trainer/utils.py) and on a CPU, where
+    head.py takes its place; all of them elsewhere.
+    """
+    from trl.kernels.chunked_logprob import _use_triton
+
+    return labelled if device.type == "cpu" or _use_triton(device) else tokens
 
 
 def device_peak(device: torch.device) -> float | None:

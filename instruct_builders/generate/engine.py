@@ -286,7 +286,8 @@ class Engine:
         self._bad_in_a_row = self._bad_in_a_row + 1 if problem else 0
         if self._bad_in_a_row >= BAD_IN_A_ROW:
             said = f"{problem} ({detail})" if detail else problem
-            self.stop(Stopped(f"the last {BAD_IN_A_ROW} replies were all unusable, the last one: {said}."))
+            room = " Give more room: parameters: {STAGE: {max_tokens: ...}}." if problem == "length" else ""
+            self.stop(Stopped(f"the last {BAD_IN_A_ROW} replies were all unusable, the last one: {said}.{room}"))
 
     async def _fresh(
         self, key: str, attempt: int, purpose: str, body: dict, raised: bool

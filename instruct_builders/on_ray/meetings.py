@@ -17,7 +17,7 @@ TILE_PAIRS = 1 << 18  # pairs compared in one group, about
 def similar_pairs(
     rows: work.Rows, sets: Callable, number: int, levels: np.ndarray, threshold: float, gone: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """All pairs of different sets with a Jaccard similarity of at least `threshold`, as places of their rows.
+    """All pairs of rows with different sets whose parts have a Jaccard similarity of at least `threshold`, as places.
 
     Returns:
         `tuple[np.ndarray, np.ndarray, int]`: As [`similar_sets.similar_pairs`] does: the pairs, their similarities,
@@ -39,10 +39,10 @@ def _prefixes(
     path = work.place(sets.keywords["folder"], "light", number, block)
     some = np.empty(0, np.int64)
     if path.is_file():
-        light = work.load(path).select(["position", "stays"])
+        light = work.load(path).filter(~pa.compute.field("short")).select(["position", "stays"])
         some = light["position"].to_numpy()[light["position"].to_numpy() == light["stays"].to_numpy()]
         some = some[~np.isin(some, gone)]
-    _, positions, values, offsets = sets(block, some=some)
+    _, positions, values, offsets, _ = sets(block, some=some)
     elements, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for start in range(0, len(positions), similar_sets.OWNERS):
         bounds = offsets[start : start + similar_sets.OWNERS + 1]
@@ -118,23 +118,22 @@ def compared(rows: work.Rows, sets: Callable, pairs: np.ndarray, threshold: floa
 
 def _sent(block: int, sets: Callable, wanted: np.ndarray) -> pa.Table:
     """Each set of the block that is in a pair, once for each of its tiles."""
-    _, positions, values, offsets = sets(block, some=np.unique(wanted[:, 0]))
+    _, positions, values, offsets, bounds = sets(block, some=np.unique(wanted[:, 0]))
     own = wanted[np.searchsorted(wanted[:, 0], positions[0]) :]
     own = own[: np.searchsorted(own[:, 0], positions[-1], side="right")]
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+    kinds = (len(bounds) - 1) // max(1, len(offsets) - 1)
+    sizes = pa.FixedSizeListArray.from_arrays(pa.array(np.diff(bounds)), max(1, kinds))
     at = pa.array(np.searchsorted(positions, own[:, 0]))
-    return pa.table({"tile": own[:, 1], "position": own[:, 0], "values": lists.take(at)})
+    return pa.table({"tile": own[:, 1], "position": own[:, 0], "values": lists.take(at), "sizes": sizes.take(at)})
 
 
 def _alike(group: pa.Table, pairs: np.ndarray, tile: np.ndarray, threshold: float) -> pa.Table:
     group = group.sort_by("position")
     number, positions = group["tile"][0].as_py(), group["position"].to_numpy()
-    lists = flat.one_array(group["values"])
-    values, offsets = lists.flatten().to_numpy(), flat.offsets_of(pa.compute.list_value_length(lists).to_numpy())
+    values, sizes = flat.one_array(group["values"]).flatten().to_numpy(), flat.one_array(group["sizes"])
+    bounds, kinds = flat.offsets_of(sizes.flatten().to_numpy()), sizes.type.list_size
     own = pairs[np.searchsorted(tile, number) : np.searchsorted(tile, number, side="right")]
-    at, scores = np.searchsorted(positions, own), [np.empty(0)]
-    for start in range(0, len(own), similar_sets.OWNERS):
-        scores.append(similar_sets.jaccards(values, offsets, values, offsets, at[start : start + similar_sets.OWNERS]))
-    score = np.concatenate(scores)
+    score = similar_sets.part_jaccards(values, bounds, kinds, np.searchsorted(positions, own))
     close = score >= threshold
     return pa.table({"a": own[close, 0], "b": own[close, 1], "score": score[close]})

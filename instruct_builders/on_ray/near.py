@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..transforms import clusters, flat
-from ..transforms.near_duplicates import LARGEST, row_sets
+from ..transforms.near_duplicates import LARGEST
+from ..transforms.parts import row_sets, short_answers
 from . import cluster, duplicates, meetings, work
 
 SAMPLE_ROWS = 1_000_000  # whose shingles say which are frequent
@@ -46,23 +47,24 @@ def find(rows: work.Rows, number: int, given: dict) -> tuple[Callable, dict]:
 
 
 def _sets(block: int, folder: str, stage: int, starts: dict, given: dict, some: np.ndarray | None = None):
-    """A block's rows (those at `some` places, where given), their places among all, and their sets of shingles."""
+    """A block's rows (those at `some` places, where given), their places among all, and their sets of shingles, as
+    [`parts.row_sets`] gives them."""
     table = work.load(work.place(folder, "rows", stage, block))
     positions = starts[block] + np.arange(len(table))
     if some is not None:
         inside = some[np.searchsorted(some, positions[0]) : np.searchsorted(some, positions[-1], side="right")]
         table, positions = table.take(pa.array(inside - starts[block])), inside
-    values, offsets = row_sets(table, given["by"], given["shingle"], given["tokenizer"])
-    return table, positions, values, offsets
+    return table, positions, *row_sets(table, given["by"], given["shingle"], given["tokenizer"])
 
 
 def _light(block: int, sets: Callable, rank: Callable, buckets: int) -> pa.Table:
     """What is to be known of each row that has any text, without the text."""
-    table, positions, values, offsets = sets(block)
+    table, positions, values, offsets, bounds = sets(block)
     rows = np.flatnonzero(np.diff(offsets))
     digests = np.add.reduceat(values, offsets[rows]) if len(rows) else np.empty(0, np.uint64)
     bucket = (digests % np.uint64(buckets)).astype(np.int64)
-    known = duplicates.standing(table, block, rows, positions[rows], rank)
+    short = short_answers(bounds, sets.keywords["given"]["by"])[rows]
+    known = {"short": short, **duplicates.standing(table, block, rows, positions[rows], rank)}
     return pa.table({"bucket": bucket, "digest": digests, **known})
 
 
@@ -77,6 +79,7 @@ def _best(group: pa.Table) -> pa.Table:
     best = np.repeat(order[leaders], sizes)
     ids = flat.one_array(group["id"])
     columns = {
+        "short": group["short"].take(pa.array(order)),
         "block": block[order],
         "row": row[order],
         "position": position[order],
@@ -96,7 +99,8 @@ def _saved(group: pa.Table, folder: str, number: int) -> pa.Table:
     repeated = pc.not_equal(group["position"], group["stays"])
     leading = group.filter(pc.and_(pc.invert(repeated), pc.greater(group["copies"], 1)))
     largest = pc.max(leading["copies"]).as_py() or 0
-    return pa.table({"later": [pc.sum(repeated).as_py() or 0], "groups": [len(leading)], "largest": [largest]})
+    told = {"short": [pc.sum(group["short"]).as_py() or 0], "later": [pc.sum(repeated).as_py() or 0]}
+    return pa.table({**told, "groups": [len(leading)], "largest": [largest]})
 
 
 def _levels(sets: Callable, blocks: list[int], rows: int) -> np.ndarray:
@@ -114,7 +118,7 @@ def _sampled(block: int, sets: Callable, stride: int, bits: int) -> tuple[np.nda
     some = np.arange(-(-start // stride) * stride, start + size, stride)
     if not len(some):
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    _, _, values, _ = sets(block, some=some)
+    _, _, values, _, _ = sets(block, some=some)
     return np.unique((values & np.uint64((1 << bits) - 1)).astype(np.int64), return_counts=True)
 
 
@@ -190,6 +194,7 @@ def _counts(told: dict, pairs: np.ndarray, decided: dict, not_compared: int) -> 
     apart = int(np.sum(told.get("groups", 0))) - int((decided["copies"] > 1).sum())
     largest = max([0, *sizes.tolist(), *np.atleast_1d(told.get("largest", 0)).tolist()])
     return {
+        "short_answers": int(np.sum(told.get("short", 0))),
         "pairs": int(np.sum(told.get("later", 0))) + len(pairs),
         "clusters": len(sizes) + apart,
         "largest_cluster": largest,

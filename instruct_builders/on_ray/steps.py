@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from .. import pipeline, quarantine, records, transforms
 from ..errors import ConfigError
-from ..transforms import flat
-from ..transforms.decontaminate import LISTED, Prepared, prepare, searched
+from ..transforms import clusters, flat
+from ..transforms.decontaminate import LISTED, Prepared, prepare, searched, seen, settled
+from ..transforms.overlap import Seen
 from . import cluster, duplicates, near, work
 
 COMPARING = {  # transforms that compare rows with one another: what finds the duplicates on Ray
@@ -45,11 +46,15 @@ def run(rows: work.Rows, steps: Sequence[str | dict]) -> tuple[work.Rows, list[d
     """Runs all steps; the rows that are left and the counts per step, as [`pipeline.transformed`] gives them."""
     counts, local = [], []
     for number, (step, (name, parameters)) in enumerate(zip(steps, transforms.check(steps), strict=True), 1):
-        if name not in COMPARING:
-            local.append((number, step, _questions(parameters) if name == "decontaminate" else None))
+        if name not in {*COMPARING, "decontaminate"}:
+            local.append((number, step, None))
             continue
         rows, before = _run_local(rows, local)
         local = []
+        if name == "decontaminate":
+            counts += before
+            local = [(number, step, _questions(rows, parameters))]
+            continue
         rows, count = _compared(rows, number, name, parameters)
         counts += [*before, {**count, "parameters": _told(parameters)}]
     rows, before = _run_local(rows, local)
@@ -82,9 +87,14 @@ def _local_steps(block: int, folder: str, stage: int, local: list[tuple]) -> tup
     return len(table), accounts
 
 
-def _questions(parameters: dict) -> Prepared:
-    """What every block is searched for: read once, by the driver."""
-    return prepare(**{name: value for name, value in parameters.items() if name != "action"})
+def _questions(rows: work.Rows, parameters: dict) -> Prepared:
+    """What every block is searched for: read once, by the driver, without what too many of all rows have."""
+    prepared = prepare(**{name: value for name, value in parameters.items() if name != "action"})
+    return settled(prepared, cluster.each(rows.blocks, _seen, rows.folder, rows.stage, prepared))
+
+
+def _seen(block: int, folder: str, stage: int, prepared: Prepared) -> Seen:
+    return seen(work.load(work.place(folder, "rows", stage, block)), prepared)
 
 
 def _decontaminated(table: pa.Table, name: str, parameters: dict, prepared: Prepared) -> tuple[pa.Table, dict]:
@@ -135,21 +145,27 @@ def _compared(rows: work.Rows, number: int, name: str, parameters: dict) -> tupl
     size = len(rows)
     verdicts, counts = COMPARING[name](rows, number, given.arguments) if size else (None, {})
     field = parameters.get("column", "id") if name == "duplicate_ids" else "messages"
-    left = cluster.each(rows.blocks, _reject, rows.folder, rows.stage, number, name, field, verdicts)
-    after = rows.after(number, left)
+    told = cluster.each(rows.blocks, _reject, rows.folder, rows.stage, number, name, field, verdicts)
+    lost = clusters.much_lost(*(sum((part[which] for part in told), Counter()) for which in (1, 2)))
+    counts |= {"lost": lost} if lost else {}
+    after = rows.after(number, [left for left, _, _ in told])
     rows.drop()
     gone = size - len(after)
     account = {"name": name, "rows_in": size, "added": 0, "changed": 0, "rows_out": len(after), **counts}
     return after, {**account, "rejected": {REASONS[name]: gone} if gone else {}}
 
 
-def _reject(block: int, folder: str, stage: int, number: int, name: str, field: str, verdicts) -> int:
+def _reject(
+    block: int, folder: str, stage: int, number: int, name: str, field: str, verdicts
+) -> tuple[int, Counter, Counter]:
+    """How many rows are left, and by source and task how many there were and how many went."""
     table = work.load(work.place(folder, "rows", stage, block))
     mask = np.zeros(len(table), dtype=bool)
     found = verdicts(folder, number, block)
     mask[found["row"].to_numpy()] = True  # ascending, as the details are
+    before, gone = clusters.per_task(table, np.ones(len(table), dtype=bool)), clusters.per_task(table, mask)
     table = flat.reject(table, mask, REASONS[name], field, found["detail"].combine_chunks())
     table, bad = quarantine.split_rejected(table)
     work.save_lines(folder, number, block, pipeline.rejected_lines(bad, name) if len(bad) else [])
     work.save(work.place(folder, "rows", number, block), table.combine_chunks())
-    return len(table)
+    return len(table), before, gone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,10 @@ PREFER = {
     "longer": "the longer answer",
     "earlier": "the row that comes first",
 }
+
+
+MUCH, FEWEST = 0.3, 20  # a task of at least so many rows that loses more than this share is named in the account
+NAMED = 20  # such tasks, at most
 
 
 def keep_best(count: int, pairs: np.ndarray, rank: np.ndarray) -> np.ndarray:
@@ -124,3 +129,24 @@ def _scores(table: pa.Table, rows: np.ndarray, prefer: str, step: str) -> np.nda
             raise ConfigError(f"{step}: {prefer} of row {row} is {value!r}: a number is needed to compare rows by it.")
     scores = np.array([-np.inf if value is None else value for value in values], float)
     return np.where(np.isnan(scores), -np.inf, scores)
+
+
+def per_task(table: pa.Table, rows: np.ndarray) -> Counter:
+    """How many of the chosen rows (bool) each source and task has; `None` where the table has no such column."""
+    names = [name for name in ("source", "task") if name in table.column_names]
+    if not names:
+        return Counter({(None, None): int(rows.sum())})
+    chosen = pa.table({name: flat.one_array(table[name]).filter(pa.array(rows)) for name in names})
+    found = chosen.group_by(names).aggregate([([], "count_all")]).to_pylist()
+    return Counter({(entry.get("source"), entry.get("task")): entry["count_all"] for entry in found})
+
+
+def much_lost(before: Counter, gone: Counter) -> list[dict]:
+    """Sources and tasks that lost more than [`MUCH`] of their rows, as [`per_task`] counts them, the most first."""
+    found = [
+        {"source": source, "task": task, "rows": before[source, task], "rejected": count}
+        for (source, task), count in gone.items()
+        if before[source, task] >= FEWEST and count > MUCH * before[source, task]
+    ]
+    order = sorted(found, key=lambda entry: (-entry["rejected"], str(entry["source"]), str(entry["task"])))
+    return order[:NAMED]

@@ -50,8 +50,14 @@ def embedder(embed: str) -> Callable:
 
 
 def embedded(embed: Callable, texts: pa.Array) -> np.ndarray:
-    """Unit vectors, float32, shape (texts, dimensions); what is no such thing is a [`ConfigError`]."""
-    vectors = np.asarray(embed(texts.to_pylist()), np.float32)
+    """Unit vectors, float32, shape (texts, dimensions); what is no such thing, or an error, is a [`ConfigError`]."""
+    try:
+        vectors = np.asarray(embed(texts.to_pylist()), np.float32)
+    except Exception as error:  # the user's own function: whatever it raises
+        raise ConfigError(
+            f"embed failed on a batch of {len(texts)} texts: {type(error).__name__}: {error}. It is called with a "
+            "list of texts and gives an array of floats, one row per text."
+        ) from error
     if vectors.ndim != 2 or len(vectors) != len(texts) or not np.isfinite(vectors).all() or not vectors.any(1).all():
         raise ConfigError(
             f"embed gave an array of shape {vectors.shape} for {len(texts)} texts: one finite, "

@@ -26,11 +26,16 @@ KNOWN: dict[str, tuple[str, str | None]] = {
     "ifeval": ("google/IFEval", None),
 }
 # Where questions stand, in the order in which a row is searched. A list holds one text per turn.
-COLUMNS = ("question", "prompt", "turns", "instruction", "inputs", "messages", "conversations")
+COLUMNS = (
+    *("question", "prompt", "turns", "instruction", "inputs", "messages", "conversations"),
+    *("problem", "query", "goal", "ctx", "premise", "sentence1", "sentence", "input", "text"),
+)
 AT_HAND, VARIABLE = "at_hand", "INSTRUCT_EVALUATION_SETS"
 CACHED = f"{AT_HAND}:"  # before a name of [`KNOWN`]: as it lies in the cache
 ENDINGS = re.compile(r"(\.(jsonl|ndjson|json|parquet|csv|tsv|gz|xz|zst))+\Z", re.IGNORECASE)
-BESIDE = ("input", "context")  # belong to an `instruction`
+# What belongs to a text of another column.
+BESIDE = {"instruction": ("input", "context"), "premise": ("hypothesis",), "sentence1": ("sentence2",)}
+GIVEN = ("file", "columns")  # of a set that is written as a mapping
 ASKING = ("user", "human")
 
 
@@ -56,16 +61,22 @@ def named(against: str | os.PathLike | Sequence | Mapping) -> dict[str, str]:
 
     Args:
         against (`str` or `list` or `dict`): Short names of [`KNOWN`], files, folders, Hub ids and `at_hand`; or a
-            mapping from a name to one of the first four, which may stand in a list as well.
+            mapping from a name to one of the first four, or to `{file: ..., columns: [...]}` with the columns that
+            hold its texts; a mapping may stand in a list as well. A name of `at_hand` is replaced by the same name.
 
     Raises:
         ConfigError: If there is none, or one is neither a known name, nor a path here, nor can be a Hub id.
     """
+    return {name: place for name, (place, _) in chosen(against).items()}
+
+
+def chosen(against: str | os.PathLike | Sequence | Mapping) -> dict[str, tuple[str, list[str]]]:
+    """As [`named`], and the columns that are given for each."""
     entries = [against] if isinstance(against, str | os.PathLike) else against
     if not isinstance(entries, Mapping | Sequence) or not entries:
         raise ConfigError(
             f"decontaminate: against={against!r}: give evaluation sets: {', '.join(KNOWN)}, files, folders or Hub "
-            f"ids, or {AT_HAND} for all that need no network."
+            f"ids, or {{name: FILE}}, or {AT_HAND} for all that need no network."
         )
     found, everything_here = {}, False
     pairs = [
@@ -74,8 +85,12 @@ def named(against: str | os.PathLike | Sequence | Mapping) -> dict[str, str]:
         for pair in (entry.items() if isinstance(entry, Mapping) else [(None, entry)])
     ]
     for name, entry in pairs:
+        entry, columns = _file_and_columns(name, entry) if isinstance(entry, Mapping) else (entry, [])
         if not isinstance(entry, str | os.PathLike) or not os.fspath(entry):
-            raise ConfigError(f"decontaminate: {entry!r} is no evaluation set: a short name, a path or a Hub id is.")
+            raise ConfigError(
+                f"decontaminate: {entry!r} is no evaluation set: a short name, a path or a Hub id is, or a mapping: "
+                "{name: FILE} or {name: {file: FILE, columns: [NAME]}}."
+            )
         place = os.fspath(entry)
         if place == AT_HAND and name is None:
             everything_here = True
@@ -89,11 +104,23 @@ def named(against: str | os.PathLike | Sequence | Mapping) -> dict[str, str]:
         name = str(name) if name is not None else os.path.basename(os.path.normpath(place)) if _here(place) else place
         if name in found:
             raise ConfigError(
-                f"decontaminate: two evaluation sets are called {name!r}: {found[name]} and {place}. Give a mapping "
-                "from names of your own to the files."
+                f"decontaminate: two evaluation sets are called {name!r}: {found[name][0]} and {place}. Give a "
+                "mapping from names of your own to the files."
             )
-        found[name] = place
-    return {**at_hand()[0], **found} if everything_here else found
+        found[name] = (place, columns)
+    return {**{name: (place, []) for name, place in at_hand()[0].items()}, **found} if everything_here else found
+
+
+def _file_and_columns(name: str, entry: Mapping) -> tuple[object, list[str]]:
+    wrong = [str(key) for key in entry if key not in GIVEN]
+    columns = entry.get("columns") or []
+    columns = [columns] if isinstance(columns, str) else columns
+    if wrong or "file" not in entry or not isinstance(columns, list) or any(not isinstance(c, str) for c in columns):
+        raise ConfigError(
+            f"decontaminate: {name}: {dict(entry)!r} must be {{file: FILE, columns: [NAME, ...]}}; columns may be "
+            f"left out.{did_you_mean(wrong[0], GIVEN) if wrong else ''}"
+        )
+    return entry["file"], columns
 
 
 def read(against: str | os.PathLike | Sequence | Mapping, columns: str | Sequence[str] | None = None) -> Questions:
@@ -101,8 +128,8 @@ def read(against: str | os.PathLike | Sequence | Mapping, columns: str | Sequenc
 
     Args:
         against (`str` or `list` or `dict`): As for [`named`].
-        columns (`str` or `list`, *optional*): Columns that hold texts, all of which count; otherwise the first of
-            [`COLUMNS`] that a row fills.
+        columns (`str` or `list`, *optional*): Columns that hold texts, all of which count, of the sets that name none
+            of their own; otherwise the first of [`COLUMNS`] that a row fills.
 
     Raises:
         ConfigError: If a set has none of the columns.
@@ -110,10 +137,10 @@ def read(against: str | os.PathLike | Sequence | Mapping, columns: str | Sequenc
     """
     wanted = [columns] if isinstance(columns, str) else list(columns or [])
     questions = Questions()
-    for name, place in named(against).items():
+    for name, (place, own) in chosen(against).items():
         before, files = len(questions.texts), _files(name, place)
         for file in files:
-            _read_file(name, file, wanted, questions)
+            _read_file(name, KNOWN[name][0] if place.startswith(CACHED) else place, file, own or wanted, questions)
         questions.sources[name] = ", ".join(dict.fromkeys(file.source for file in files))
         questions.sets[name] = len(questions.texts) - before
         if not questions.sets[name]:
@@ -207,7 +234,7 @@ def _here(place: str) -> bool:
     return os.path.exists(os.path.expanduser(place))
 
 
-def _read_file(name: str, file: sources.SourceFile, wanted: list[str], questions: Questions) -> None:
+def _read_file(name: str, place: str, file: sources.SourceFile, wanted: list[str], questions: Questions) -> None:
     seen, found = set(), False
     for chunk in reader.read(file.path, pa.schema([]), name=file.name):  # any columns, as JSON
         if chunk.rejected:
@@ -223,18 +250,19 @@ def _read_file(name: str, file: sources.SourceFile, wanted: list[str], questions
     if not found:
         given = f"columns={wanted}" if wanted else f"the columns {', '.join(COLUMNS)}"
         raise ConfigError(
-            f"decontaminate: {file.name} has no text in {given}; it has {', '.join(sorted(seen)) or 'no row'}: name "
-            f"the right ones in columns.{did_you_mean(wanted[0] if wanted else 'question', seen)}"
+            f"decontaminate: {file.name} has no text in {given}; it has {', '.join(sorted(seen)) or 'no row'}. Name "
+            f"the right ones: decontaminate: [{AT_HAND}, {{{name}: {{file: {place}, columns: [NAME]}}}}], beside "
+            f"{AT_HAND} or without it.{did_you_mean(wanted[0] if wanted else 'question', seen)}"
         )
 
 
 def _texts(values: dict, wanted: list[str]) -> list[str]:
     """The texts of one row."""
     filled = [column for column in wanted or COLUMNS if values.get(column) not in (None, "", [])]
-    chosen = filled if wanted else filled[:1]
-    texts = [text for column in chosen for text in _flat(values[column])]
-    if not wanted and chosen == ["instruction"]:
-        texts = ["\n".join([*texts, *(text for column in BESIDE for text in _flat(values.get(column)))])]
+    used = filled if wanted else filled[:1]
+    texts = [text for column in used for text in _flat(values[column])]
+    if not wanted and (beside := BESIDE.get("".join(used))):
+        texts = ["\n".join([*texts, *(text for column in beside for text in _flat(values.get(column)))])]
     return [text for text in texts if text.strip()]
 
 

@@ -10,18 +10,11 @@ from collections import Counter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..errors import ConfigError, did_you_mean
 from . import clusters, flat, shingles, similar_sets
+from .parts import BY, PARTS, row_sets, short_answers
 
-BY = {
-    "instruction": "what users say, and `context`",
-    "output": "what assistants say",
-    "both": "what users and assistants say, and `context`",
-}
-SPOKEN = {"instruction": (flat.USER,), "output": (flat.ASSISTANT,), "both": (flat.USER, flat.ASSISTANT)}
-TEXT_BYTES = 1 << 21  # text in work at a time: a slice of the table
 LARGEST = 20  # rows that stay for the most others, told in the account
 
 
@@ -36,34 +29,37 @@ def near_duplicates(
 ) -> pa.Table:
     """Rejects rows that share most of their shingles with a better row, as `near_duplicate`. For whole tables.
 
-    A row goes where its Jaccard similarity with a row that stays is at least `threshold`; all such pairs are found,
-    while MinHash-LSH at the same cost misses some. Rows that are rejected already, and those without any text to
-    compare, are left alone. `detail` names the row that stays and the similarity.
+    A row goes where each of its parts (see [`parts.PARTS`]) is alike to the same part of one row that stays: of the
+    Jaccard similarities of their sets of shingles the smallest counts, and it has to be at least `threshold`. So a
+    long `context` that two rows share makes no duplicates of two questions. All such pairs are found, while
+    MinHash-LSH at the same cost misses some. Rows that offer other `tools`, or call other functions, are never near
+    duplicates. Rows that are rejected already, and those without any text to compare, are left alone. `detail` names
+    the row that stays and the similarity.
+
+    With `by="both"`, an answer of fewer than [`parts.SHORT`] shingles says nothing of its own ("Yes", "cup B"): there
+    only rows that have the same shingles in every part are near duplicates. Rows that were rendered from a template
+    differ in a few words only, so for those take `"both"`; with `"instruction"` most rows of a template go.
 
     Args:
         table (`pa.Table`): Records.
-        by (`str`, *optional*, defaults to `"instruction"`): A key of [`BY`]. Shingles don't cross turns.
-        threshold (`float`, *optional*, defaults to 0.7): Jaccard similarity of the sets of shingles, above 0, at most
-            1.
+        by (`str`, *optional*, defaults to `"instruction"`): A key of [`parts.BY`]. Shingles don't cross turns.
+        threshold (`float`, *optional*, defaults to 0.7): Smallest Jaccard similarity of a part, above 0, at most 1.
         shingle (`int`, *optional*, defaults to 3): Tokens in a row that make one shingle; a shorter text is one.
         tokenizer (`str`, *optional*, defaults to `"unicode"`): A key of [`shingles.TOKENIZERS`].
         prefer (`str`, *optional*, defaults to `"score"`): Which row stays: a key of [`clusters.PREFER`], a column of
             numbers, or `meta.<key>` (higher is better). Ties go to the longer answer, then to the earlier row.
-        counts (`Counter`, *optional*): Gets `pairs`, `clusters` (rows that hang together, over any number of pairs),
-            `largest_cluster`, `not_compared`: rows that met too many others to be compared with all of them, and
-            `largest`: the rows that stay for the most others.
+        counts (`Counter`, *optional*): Gets `short_answers` (rows), `pairs`, `clusters` (rows that hang together, over
+            any number of pairs), `largest_cluster`, `not_compared`: rows that met too many others to be compared with
+            all of them, and `largest`: the rows that stay for the most others.
 
     Raises:
         ConfigError: If an argument is out of its range or not known.
     """
     step = "near_duplicates"
     check_by(table, by, prefer, step)
-    shingles.check_tokenizer(tokenizer, step)
-    if not 0 < threshold <= 1 or not isinstance(shingle, int) or shingle < 1:
-        raise ConfigError(
-            f"{step}: threshold={threshold}, shingle={shingle}: above 0 up to 1, and 1 or more, are right."
-        )
-    values, offsets = row_sets(table, by, shingle, tokenizer)
+    check_numbers(threshold, shingle, tokenizer, step)
+    values, offsets, bounds = row_sets(table, by, shingle, tokenizer)
+    short, kinds = short_answers(bounds, by), len(PARTS[by])
     group = similar_sets.same_sets(values, offsets)
     rows = np.flatnonzero(flat.open_rows(table) & (group >= 0))
     rank = np.zeros(table.num_rows, np.int64)
@@ -77,49 +73,37 @@ def near_duplicates(
     def find(some: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
         among = np.zeros(table.num_rows, dtype=bool)
         among[some] = True
-        return similar_sets.similar_pairs(values, offsets, threshold, among)
+        return candidates(values, offsets, bounds, threshold, among & ~short)
 
     def similarity(pairs: np.ndarray) -> np.ndarray:
-        return similar_sets.jaccards(values, offsets, values, offsets, pairs)
+        return similar_sets.part_jaccards(values, bounds, kinds, pairs)
 
+    if counts is not None:
+        counts["short_answers"] += int((short & flat.open_rows(table)).sum())
     return reject_worse(table, stays, np.sort(ordered[first]), find, similarity, rank, "Jaccard similarity", counts)
 
 
-def said(table: pa.Table, by: str) -> tuple[pa.Array, np.ndarray]:
-    """Texts that are compared, by row, and the row (int64) of each: turns of the roles asked for, then `context`."""
-    offsets, turns = flat.flatten(table)
-    used = np.isin(flat.roles(turns), SPOKEN[by])
-    texts, owners = flat.text(turns).filter(pa.array(used)), flat.row_of_turn(offsets)[used]
-    if flat.USER in SPOKEN[by] and "context" in table.column_names:
-        context = flat.one_array(table["context"])
-        filled = flat.booleans(pc.is_valid(context))
-        if filled.any():
-            texts = pa.concat_arrays([texts, context.filter(pa.array(filled)).cast(texts.type)])
-            owners = np.concatenate([owners, np.flatnonzero(filled)])
-            order = np.argsort(owners, kind="stable")
-            texts, owners = texts.take(pa.array(order)), owners[order]
-    return texts, owners
+def candidates(
+    values: np.ndarray, offsets: np.ndarray, bounds: np.ndarray, threshold: float, among: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Pairs of rows whose parts are alike, their similarities, and how many rows met too many others.
 
-
-def row_sets(table: pa.Table, by: str, shingle: int, tokenizer: str) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's set of shingles, as [`similar_sets`] takes them."""
-    mean = max(1, table.nbytes // max(1, table.num_rows))
-    size = min(similar_sets.OWNERS, max(64, TEXT_BYTES // mean))
-    parts, lengths = [], [np.empty(0, np.int64)]
-    for start in range(0, table.num_rows, size):
-        piece = table.slice(start, size)
-        texts, owners = said(piece, by)
-        tokens, offsets = shingles.hashed_tokens(texts, tokenizer)
-        own, bounds = similar_sets.run_sets(tokens, offsets, owners, shingle, piece.num_rows)
-        parts.append(own)
-        lengths.append(np.diff(bounds))
-    offsets = flat.offsets_of(np.concatenate(lengths))
-    values, end = np.empty(offsets[-1], np.uint64), int(offsets[-1])
-    while parts:  # from the last to the first, each given back at once: all of them together take no memory twice
-        last = parts.pop()
-        values[end - len(last) : end] = last
-        end -= len(last)
-    return values, offsets
+    All rows of one template meet as wholes. Where these are too many, those are looked for that are alike in one part,
+    the last one (the answer) first, if every row has it.
+    """
+    pairs, scores, left_out = similar_sets.similar_pairs(values, offsets, threshold, among)
+    kinds, sizes = (len(bounds) - 1) // max(1, len(offsets) - 1), np.diff(bounds)
+    filled = [part for part in range(kinds) if sizes[part::kinds].any()]
+    if len(filled) < 2:  # then the part is the whole
+        return pairs, scores, left_out
+    for part in reversed(filled):
+        if left_out and sizes[part::kinds][among].all():
+            own = np.repeat(np.arange(len(sizes)) % kinds == part, sizes)
+            found = similar_sets.similar_pairs(values[own], flat.offsets_of(sizes[part::kinds]), threshold, among)
+            if found[2] < left_out:
+                pairs, _, left_out = found
+    scores = similar_sets.part_jaccards(values, bounds, kinds, pairs)
+    return pairs[scores >= threshold], scores[scores >= threshold], left_out
 
 
 def reject_worse(table, stays, distinct, find, similarity, rank, measure: str, counts: Counter | None) -> pa.Table:
@@ -140,9 +124,7 @@ def reject_worse(table, stays, distinct, find, similarity, rank, measure: str, c
     while not np.array_equal(stays[stays], stays):
         stays = stays[stays]
     rows, moved = np.flatnonzero(stays != np.arange(len(stays))), np.flatnonzero(stays != direct)
-    for start in range(0, len(moved), similar_sets.OWNERS):
-        some = moved[start : start + similar_sets.OWNERS]
-        values[some] = similarity(np.stack([some, stays[some]], axis=1))
+    values[moved] = similarity(np.stack([moved, stays[moved]], axis=1))
     if counts is not None:
         edges = np.concatenate(edges)
         sizes = np.bincount(clusters.components(len(stays), edges)) if len(edges) else np.empty(0, int)
@@ -172,13 +154,17 @@ def _largest(table: pa.Table, stays: np.ndarray) -> list[dict]:
     return [{"row": row, "id": name, "rows": rows} for row, name, rows in entries]
 
 
+def check_numbers(threshold: float, shingle: int, tokenizer: str, step: str) -> None:
+    shingles.check_tokenizer(tokenizer, step)
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (threshold, shingle))
+    if not numbers or not 0 < threshold <= 1 or not isinstance(shingle, int) or shingle < 1:
+        raise ConfigError(
+            f"{step}: threshold={threshold!r}, shingle={shingle!r}: above 0 up to 1, and 1 or more, are right."
+        )
+
+
 def check_by(table: pa.Table, by: str, prefer: str, step: str) -> None:
-    if by not in BY:
+    if not isinstance(by, str) or by not in BY:
         known = "; ".join(f"{key!r}: {value}" for key, value in BY.items())
         raise ConfigError(f"{step}: by={by!r} is not known; {known}.{did_you_mean(str(by), BY)}")
     clusters.check_prefer(table, prefer, step)
-
-
-def grouped(texts: pa.Array, owners: np.ndarray, count: int) -> tuple[pa.Array, pa.Array]:
-    offsets = flat.offsets_of(np.bincount(owners, minlength=count))
-    return pa.array(offsets), pc.fill_null(texts, "").cast(pa.large_string())

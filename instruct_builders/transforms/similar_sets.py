@@ -121,6 +121,26 @@ def jaccards(
     return shared / np.maximum(sizes[0] + sizes[1] - shared, 1)
 
 
+def part_jaccards(values: np.ndarray, bounds: np.ndarray, kinds: int, pairs: np.ndarray) -> np.ndarray:
+    """The smallest Jaccard similarity (float64) among the parts of each pair of rows, any number of them; a part that
+    neither row has doesn't count, one that a single row has is 0.
+
+    Args:
+        values (`np.ndarray`): Elements of all sets: uint64.
+        bounds (`np.ndarray`): Where each part's set begins, row by row: int64, shape (rows * kinds + 1,).
+        kinds (`int`): Parts of a row.
+        pairs (`np.ndarray`): Rows: int64, shape (pairs, 2).
+    """
+    smallest, sizes = np.ones(len(pairs)), np.diff(bounds)
+    for start in range(0, len(pairs), OWNERS):
+        some = pairs[start : start + OWNERS]
+        for part in range(kinds):
+            at = some * kinds + part
+            found = np.where(sizes[at].any(axis=1), jaccards(values, bounds, values, bounds, at), 1.0)
+            smallest[start : start + OWNERS] = np.minimum(smallest[start : start + OWNERS], found)
+    return smallest
+
+
 def prefix_lengths(sizes: np.ndarray, threshold: float) -> np.ndarray:
     """How many of a set's elements every similar set must meet in one of (int64)."""
     return sizes - np.ceil(threshold * sizes - SLACK).astype(np.int64) + 1

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import flat, shingles
-from .near_duplicates import said
+from .parts import PARTS, said
 
 SAMPLE = 1000  # rows: their products take 8 MB, the eigenvalues a second
 BUCKETS = 4096  # of hashed words
@@ -32,7 +32,7 @@ def spread(table: pa.Table, sample: int = SAMPLE, seed: int = 42) -> dict:
     rows = drawn(np.flatnonzero(flat.open_rows(table)), sample, seed)
     texts, owners = said(table.take(pa.array(rows)), "instruction")
     tokens, offsets = shingles.hashed_tokens(texts)
-    owner = np.repeat(owners, np.diff(offsets))
+    owner = np.repeat(owners // len(PARTS["instruction"]), np.diff(offsets))
     counts = np.zeros((len(rows), BUCKETS))
     np.add.at(counts, (owner, (tokens % np.uint64(BUCKETS)).astype(np.int64)), 1.0)
     counts *= np.log((1 + len(rows)) / (1 + (counts > 0).sum(axis=0))) + 1  # a word that all rows have says little

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from instruct_builders import pipeline, quarantine, records, transforms
 from instruct_builders.errors import ConfigError, SourceError
@@ -67,7 +69,80 @@ def exam(tmp_path: Path) -> str:
 def test_a_question_is_found_wherever_it_stands(exam, text, found):
     clean = "an answer that has nothing to do with it"
     table = table_of([(text, clean), ("Tell me a story.", text)])
-    assert rejected(transforms.decontaminate(table, exam)) == ([0, 1] if found else [])
+    both = [0] if text == TINY.lower() else [0, 1]  # an answer of three words says little
+    assert rejected(transforms.decontaminate(table, exam)) == (both if found else [])
+
+
+def test_short_questions_are_looked_for_among_what_users_say_and_the_shortest_not_at_all(tmp_path):
+    (tmp_path / "exam.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("Yes", "Ja?", TINY)))
+    rows = [(f"Is sentence {n} a good one?", ("Yes", "ja", TINY)[n % 3]) for n in range(30)]
+    counts = Counter()
+    result = transforms.decontaminate(
+        table_of([*rows, ("yes", "x"), (TINY, "x")]), str(tmp_path / "exam.jsonl"), counts=counts
+    )
+    assert rejected(result) == [31]
+    (own,) = counts["evaluation_sets"].values()
+    assert (own["texts"], own["too_short"], own["rows"]) == (3, 2, 1)
+
+
+FRAME = (
+    "Read the following passage carefully and answer the question that follows it with yes or no. Passage: {} "
+    "Question: {}"
+)
+ANIMALS = ["a dog", "two cats", "a very old parrot", "one goldfish in a bowl"]
+THINGS = [
+    "The sea is blue and wide",
+    "Many birds fly south",
+    "Iron rusts in wet air",
+    "The moon has no air of its own",
+]
+
+
+@pytest.mark.parametrize("slice_rows", [7, 1024])
+def test_what_many_rows_or_questions_share_is_no_sign_and_is_listed(tmp_path, monkeypatch, slice_rows):
+    monkeypatch.setattr(sys.modules[transforms.decontaminate.__module__], "ROWS", slice_rows)
+    exam = [FRAME.format(f"Tom has {animal}.", f"Has Tom {animal}?") for animal in ANIMALS]
+    (tmp_path / "exam.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in exam))
+    clean = [(FRAME.format(f"{THINGS[n % 4]}, says number {n}.", f"Is it number {n}?"), "no") for n in range(40)]
+    planted = [
+        (exam[0], "yes"),
+        (exam[1].upper().replace(".", " ;"), "yes"),
+        (ESSAY.format(exam[2]), "yes"),
+        ("What is asked?", exam[3]),
+    ]
+    table, counts = table_of([*clean, *planted, *planted * 12]), Counter()
+    result = transforms.decontaminate(table, str(tmp_path / "exam.jsonl"), counts=counts)
+    assert rejected(result) == list(range(40, 92))  # a whole question counts, in however many rows
+    ignored = counts["ignored"]
+    assert ignored["runs"] > 5 and ignored["passages"][0]["rows"] == 92 and ignored["passages"][0]["questions"] == 4
+    assert ignored["passages"][0]["text"].startswith("read the following passage carefully and answer the question")
+    few = transforms.decontaminate(table_of(clean[:3] + planted[:1]), str(tmp_path / "exam.jsonl"))
+    assert rejected(few) == [0, 1, 2, 3]  # three rows could as well be parts of the question
+    many = [FRAME.format(f"Tom has {n} dogs.", f"Has Tom {n} dogs?") for n in range(11)]
+    (tmp_path / "exam.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in many))
+    few = transforms.decontaminate(table_of([*clean[:3], (many[7], "yes")]), str(tmp_path / "exam.jsonl"))
+    assert rejected(few) == [3]  # eleven questions say that it is a template
+
+
+def test_a_question_in_very_many_rows_is_found_in_all_of_them_and_in_what_is_near_to_it(exam):
+    rows = [(QUESTION, "x")] * 12 + [(QUESTION.replace("and May?", "and in June?"), "x"), (QUESTION[:90], "x")]
+    counts = Counter()
+    result = transforms.decontaminate(table_of(rows), exam, counts=counts)
+    assert rejected(result) == list(range(13))  # a mere part that so many rows have is not gone by, which is told
+    assert result["rejected"][12].as_py()["detail"].startswith("Jaccard similarity 0.900 ")
+    assert counts["ignored"]["passages"][0]["rows"] == 14
+
+
+def test_rows_that_are_near_a_question_by_their_template_stay(tmp_path):
+    frame = "Is the following review of a film positive or negative in its tone? {}"  # under 13 tokens in a row
+    texts = [f"word{n} " * 2 for n in range(40)]
+    (tmp_path / "exam.jsonl").write_text(json.dumps({"prompt": frame.format("great film")}) + "\n")
+    rows = [(frame.replace("tone", f"tone{n % 2}").format(text), "positive") for n, text in enumerate(texts)]
+    counts = Counter()
+    table = table_of([*rows, (frame.format("Great film!"), "positive")])
+    result = transforms.decontaminate(table, str(tmp_path / "exam.jsonl"), counts=counts, threshold=0.5)
+    assert rejected(result) == [40] and counts["ignored"]["questions"] == 1
+    assert counts["ignored"]["passages"][0]["rows"] == 40
 
 
 def test_a_near_duplicate_without_a_long_run_is_found(tmp_path):
@@ -143,6 +218,8 @@ def test_rows_that_are_rejected_already_are_not_looked_at(exam):
         ([{"messages": [{"role": "user", "content": "one"}, {"role": "assistant", "content": "1"}]}], None, ["one"]),
         ([{"conversations": [{"from": "human", "value": "one"}, {"from": "gpt", "value": "1"}]}], None, ["one"]),
         ([{"goal": "one", "sol": ["two", "three"]}], ["goal", "sol"], ["one", "two", "three"]),
+        ([{"problem": "one", "text": "two"}], None, ["one"]),
+        ([{"premise": "one", "hypothesis": "two", "label": 1}], None, ["one\ntwo"]),
     ],
 )
 def test_evaluation_sets_are_read_as_they_come(tmp_path, rows, columns, texts):
@@ -151,6 +228,24 @@ def test_evaluation_sets_are_read_as_they_come(tmp_path, rows, columns, texts):
     for name in ("set.json", "set.parquet"):
         questions = evaluation_sets.read({"mine": str(tmp_path / name)}, columns)
         assert questions.texts == texts and questions.sets == {"mine": len(texts)}
+
+
+def test_columns_go_with_a_set_of_its_own(exam, tmp_path, monkeypatch):
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps({"riddle": QUESTION, "hint": "one two three"}) + "\n")
+    table = table_of([(QUESTION, "x"), (CHINESE, "x"), ("one two three", "x")])
+    for columns, rows in (("riddle", [0, 1]), (["riddle", "hint"], [0, 1, 2])):
+        against = [exam, {"mine": {"file": str(own), "columns": columns}}]
+        assert rejected(transforms.decontaminate(table, against)) == rows
+    assert evaluation_sets.named({"mine": {"file": str(own)}}) == {"mine": str(own)}
+    monkeypatch.setenv(evaluation_sets.VARIABLE, str(own))
+    monkeypatch.setattr(evaluation_sets, "KNOWN", {})
+    with pytest.raises(ConfigError) as caught:
+        transforms.decontaminate(table, ["at_hand"])
+    shown = f"[at_hand, {{own: {{file: {own}, columns: [NAME]}}}}]"
+    assert shown in str(caught.value) and "it has hint, riddle" in str(caught.value)
+    named = yaml.safe_load(shown.replace("NAME", "riddle"))  # the way that the message names
+    assert rejected(transforms.decontaminate(table, named)) == [0]
 
 
 def test_of_a_folder_with_splits_training_rows_are_left_out(tmp_path):
@@ -225,6 +320,10 @@ def test_with_nothing_at_hand_the_step_says_so_and_changes_nothing(monkeypatch):
         ([], {}, ConfigError, "give evaluation sets: mt_bench, gsm8k, ifeval"),
         (["mt-bench"], {}, ConfigError, "Did you mean 'mt_bench'"),
         ([3], {}, ConfigError, "3 is no evaluation set"),
+        ([{"x": {"file": "y.json", "colums": "z"}}], {}, ConfigError, "Did you mean 'columns'"),
+        ([{"x": {"columns": ["z"]}}], {}, ConfigError, r"must be \{file: FILE"),
+        ("EXAM", {"common": 0}, ConfigError, "1 or more rows"),
+        ("EXAM", {"ngram": "13"}, ConfigError, "ngram='13'"),
         ("EXAM", {"action": "flagg"}, ConfigError, "Did you mean 'flag'"),
         ("EXAM", {"ngram": 5}, ConfigError, "shortest not above ngram"),
         ("EXAM", {"threshold": 2}, ConfigError, "above 0 up to 1"),

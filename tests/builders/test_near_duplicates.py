@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections import Counter
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from instruct_builders import records, transforms
 from instruct_builders.errors import ConfigError
-from instruct_builders.transforms import clusters, shingles, similar_sets
-from instruct_builders.transforms.near_duplicates import row_sets
+from instruct_builders.transforms import clusters, parts, shingles, similar_sets
+from instruct_builders.transforms.near_duplicates import candidates
 from instruct_builders.transforms.novelty import _UNSPACED, unicode_tokens
+from instruct_builders.transforms.parts import row_sets
 
 FOX = "the quick brown fox jumps over the lazy dog and runs away into the dark old forest"
 
@@ -71,7 +73,7 @@ def test_every_pair_of_a_larger_table_is_found(threshold):
     draw = np.random.default_rng(0)
     texts = [" ".join(f"w{word}" for word in draw.integers(0, 30, draw.integers(1, 15))) for _ in range(400)]
     texts += [f"{text} and more" for text in texts[:200]]
-    values, offsets = row_sets(table_of(texts), "instruction", 2, "unicode")
+    values, offsets, _ = row_sets(table_of(texts), "instruction", 2, "unicode")
     pairs, scores, left_out = similar_sets.similar_pairs(values, offsets, threshold, np.ones(len(texts), bool))
     sets = [shingle_set(text, 2) for text in texts]
     true = {
@@ -81,6 +83,111 @@ def test_every_pair_of_a_larger_table_is_found(threshold):
     }
     found = {(min(pair), max(pair)): score for pair, score in zip(pairs.tolist(), scores.tolist(), strict=True)}
     assert found == true and len(pairs) == len(true) > 100 and left_out == 0
+
+
+@pytest.fixture(scope="module")
+def rows_of_parts() -> list[tuple[str, str | None, str, str | None]]:
+    """Question, context, answer and tools of 120 rows, of which most have a part or two of another's, or nearly."""
+    draw = np.random.default_rng(3)
+
+    def text(most: int) -> str:
+        return " ".join(f"w{word}" for word in draw.integers(0, 40, draw.integers(0, most)))
+
+    rows = []
+    for _ in range(120):
+        old = rows[draw.integers(len(rows))] if rows else (text(20), None, text(20), None)
+        new = (
+            text(20),
+            [None, "", text(20)][draw.integers(3)],
+            text(25),
+            [None, "[]", '["f"]', '["g"]'][draw.integers(4)],
+        )
+        row = [old[part] if draw.random() < 0.8 else new[part] for part in range(4)]
+        if draw.random() < 0.5:
+            part = draw.integers(3)
+            row[part] = f"{row[part] or ''} w{draw.integers(40)}"
+        rows.append(tuple(row))
+    return rows
+
+
+shingles_once = functools.cache(shingle_set)
+
+
+def smallest(one: tuple, other: tuple, by: str, n: int) -> float:
+    """The definition: the smallest similarity of a part, and 0 for rows that are never near duplicates."""
+    kinds = {"instruction": (0, 1), "output": (2,), "both": (0, 1, 2)}[by]
+    sets = [tuple(shingles_once(row[part] or "", n) for part in kinds) for row in (one, other)]
+    if json.loads(one[3] or "[]") != json.loads(other[3] or "[]") or not any(sets[0]) or not any(sets[1]):
+        return 0.0
+    if by == "both" and any(0 < len(own[2]) < parts.SHORT for own in sets) and sets[0] != sets[1]:
+        return 0.0
+    return min([jaccard(a, b) for a, b in zip(*sets, strict=True) if a | b])
+
+
+@pytest.mark.parametrize(("by", "threshold"), [("instruction", 0.5), ("output", 0.7), ("both", 0.4), ("both", 0.7)])
+def test_rows_are_alike_where_every_part_is(rows_of_parts, by, threshold):
+    questions, contexts, answers, tools = zip(*rows_of_parts, strict=True)
+    table = table_of(questions, answers, context=pa.array(contexts, pa.string()), tools=pa.array(tools, pa.string()))
+    values, offsets, bounds = row_sets(table, by, 2, "unicode")
+    short, group = parts.short_answers(bounds, by), similar_sets.same_sets(values, offsets)
+    pairs, scores, left_out = candidates(values, offsets, bounds, threshold, ~short)
+    found = {(min(pair), max(pair)): score for pair, score in zip(pairs.tolist(), scores.tolist(), strict=True)}
+    same = {pair: 1.0 for pair in itertools.combinations(range(120), 2) if group[pair[0]] == group[pair[1]] >= 0}
+    every = {
+        pair: smallest(rows_of_parts[pair[0]], rows_of_parts[pair[1]], by, 2)
+        for pair in itertools.combinations(range(120), 2)
+    }
+    assert found | same == {pair: score for pair, score in every.items() if score >= threshold}
+    assert len(found) > 10 and left_out == 0
+    result = transforms.near_duplicates(table, by=by, threshold=threshold, shingle=2)
+    gone = set(rejected(result))
+    kept = [row for row in range(120) if row not in gone]
+    assert all(every[pair] < threshold for pair in itertools.combinations(kept, 2))
+    assert all(max(every[min(row, other), max(row, other)] for other in kept) >= threshold for row in gone)
+
+
+def test_what_is_rendered_from_a_template_stays():
+    frame = "A man put two cups on a table, cup A and cup B, and sugar in both. Which cup has a {} of {}?"
+    things = [(how, what) for how in ("higher share", "lower share") for what in ("sugar", "water", "salt")]
+    questions = [frame.format(*thing) for thing in things]
+    long = "It is the one on the left that has more of what you ask for, as everyone can see."
+    table = table_of(questions * 2, ["cup A", "cup B"] * 3 + [long] * 6)
+    counts = Counter()
+    result = transforms.near_duplicates(table, by="both", counts=counts)
+    assert min(rejected(result)) >= 6 and counts["short_answers"] == 6  # equal long answers say that rows are alike
+    assert len(rejected(transforms.near_duplicates(table, by="instruction"))) > 6
+    twice = table_of([questions[0], questions[0].upper() + "!"], ["cup A", "Cup A."])
+    assert rejected(transforms.near_duplicates(twice, by="both", prefer="earlier")) == [1]
+    context = pa.array([FOX * 20] * 2)
+    two = table_of(["How many animals are named?", "Where does the fox go?"], context=context)
+    assert rejected(transforms.near_duplicates(two)) == []
+
+
+def test_rows_with_other_tools_or_calls_are_no_duplicates():
+    def row(tools: str | None, *called: str) -> dict:
+        calls = json.dumps([{"type": "function", "function": {"name": name, "arguments": {}}} for name in called])
+        turns = [{"role": "user", "content": FOX}, {"role": "assistant", "content": FOX, "tool_calls": calls}]
+        return {"messages": turns, "tools": tools}
+
+    tools = [None, "[]", '[{"a": 1, "b": 2}]', '[{"b": 2, "a": 1}]', '[{"a": 1}]']
+    table = pa.Table.from_pylist(
+        [row(offered) for offered in tools] + [row(None, "f"), row(None, "g"), row(None, "f")]
+    )
+    for by in parts.BY:
+        assert rejected(transforms.near_duplicates(table, by=by, prefer="earlier")) == [1, 3, 7]
+    same = transforms.semantic_duplicates(table, embed=lambda texts: np.ones((len(texts), 2)), prefer="earlier")
+    assert rejected(same) == [1, 3, 7]
+
+
+def test_a_template_of_more_rows_than_can_be_compared_is_searched_by_its_answers(monkeypatch):
+    monkeypatch.setattr(similar_sets, "PAIRS_PER_SET", 2)
+    monkeypatch.setattr(similar_sets, "BATCH", 1 << 10)
+    draw, counts = np.random.default_rng(5), Counter()
+    answers = [" ".join(f"w{word}" for word in draw.integers(0, 3000, 20)) for _ in range(500)]
+    answers[400:] = [f"{answer} again" for answer in answers[:100]]
+    questions = [f"{FOX} {FOX.replace('e', 'a')} {FOX.replace('o', 'u')} number {row}" for row in range(500)]
+    result = transforms.near_duplicates(table_of(questions, answers), by="both", prefer="earlier", counts=counts)
+    assert rejected(result) == list(range(400, 500)) and counts["not_compared"] == 0
 
 
 TEXTS = st.lists(st.text(max_size=30) | st.text("aB ,.é’ß中文ไท🙂İ\u0301ﬁ０９", max_size=30), max_size=12)
@@ -216,7 +323,9 @@ def test_a_large_family_of_copies_is_not_compared_pair_by_pair(monkeypatch):
     ("parameters", "message"),
     [
         ({"by": "outputs"}, "Did you mean 'output'"),
+        ({"by": ["both"]}, "is not known"),
         ({"threshold": 0}, "above 0 up to 1"),
+        ({"threshold": "high"}, "threshold='high'"),
         ({"shingle": 0}, "1 or more"),
         ({"tokenizer": "unicod"}, "Did you mean 'unicode'"),
         ({"prefer": "scores"}, "Did you mean 'score'"),

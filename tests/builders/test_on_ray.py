@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.machinery
 import importlib.util
 import json
 import os
@@ -32,6 +33,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 WORDS = [f"w{number}" for number in range(400)]
+FRAME = " ".join(WORDS[:20]) + " {}"  # a template: too frequent for contamination, but only in all blocks together
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,12 @@ def pairs(count: int, seed: int) -> list[dict]:
             tokens = row["instruction"].split()
             for _ in range(draw.randint(1, 2)):
                 tokens[draw.randrange(len(tokens))] = draw.choice(WORDS)
-            row = {**row, "instruction": " ".join(tokens), "output": " ".join(draw.choices(WORDS, k=5))}
+            answer = draw.choice([row["output"], " ".join(draw.choices(WORDS, k=5))])
+            row = {**row, "instruction": " ".join(tokens), "output": answer}
         rows.append(row)
+    for place in range(0, 64, 8):
+        some = [" ".join(draw.choices(WORDS, k=12)) for _ in range(2)]
+        rows.insert(place, {"instruction": FRAME.format(some[0]), "input": "", "output": some[1]})
     return rows
 
 
@@ -83,6 +89,7 @@ def files(tmp_path) -> dict[str, str]:
     first, second = pairs(400, 1), pairs(250, 2)
     (tmp_path / "talks.json").write_text(json.dumps(conversations(150, 3), indent=1))
     questions = [{"question": row["instruction"]} for row in first[20:40]]
+    questions += [{"question": FRAME.format("and what of it")}, {"question": "yes"}]
     (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
     return {
         "first": write_lines(tmp_path / "first.jsonl", first),
@@ -155,6 +162,9 @@ def test_the_same_as_the_local_engine(name, files, tmp_path, ray_session):
     assert {split: len(rows) for split, rows in written.splits.items()} == written.build["splits"]
     assert len(list(written.rejected)) == len(written.rejected) == sum(written.build["rejected"].values())
     if name == "two files":
+        near, flagged = written.build["steps"][2:]
+        assert near["rejected"]["near_duplicate"] > 5 and near["short_answers"] > 20
+        assert flagged["ignored"]["runs"] == 8 and flagged["evaluation_sets"]["questions.jsonl"]["too_short"] == 1
         assert len(list((tmp_path / "ray" / "default").iterdir())) > 1  # several shards, in order
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("ray.")) == []
 
@@ -231,6 +241,15 @@ def test_a_failing_step_stops_the_build_and_says_what_failed(files, tmp_path, ra
     with pytest.raises(BuildError, match="ZeroDivisionError: in the middle of a row"):
         on_ray.build(builder("vicuna", files["talks"], tmp_path / "ray"), tmp_path / "out", steps=steps)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith("out")]  # nor a work folder
+
+
+def test_a_folder_called_ray_is_not_ray(tmp_path, monkeypatch):
+    """recipes/ray is one, and `python recipes/build.py` looks for modules in recipes/ first."""
+    (tmp_path / "ray").mkdir()
+    finder = importlib.machinery.PathFinder
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: finder.find_spec(name, [str(tmp_path)]))
+    with pytest.raises(ConfigError, match=r"instruct-builders\[ray\]"):
+        cluster.check_installed()
 
 
 @pytest.mark.parametrize("forged", [b'["SystemExit", "0"]', b'{"BuildError": 1}', b"7", pickle.dumps(ConfigError)])

@@ -28,10 +28,10 @@ def alpaca(folder, name: str) -> pa.Table:
 
 
 # What a person who read the rejected rows found there: by far the most are real defects (refusals, `noinput`, cut
-# ends). A bound that is passed means a check has begun to raise false alarms.
+# ends). A bound that is passed means a check has begun to raise false alarms; far fewer mean that one has gone blind.
 BOUNDS = {
     "alpaca_en_demo.json": Counter(
-        refusal=27, no_input_marker=8, url_claimed=5, truncated_output=4, open_code_fence=1
+        refusal=28, no_input_marker=8, url_claimed=7, truncated_output=6, open_code_fence=1
     ),
     "alpaca_zh_demo.json": Counter(
         refusal=30,
@@ -51,6 +51,8 @@ def test_false_alarms_on_real_data_are_few(shared_data, name):
     table = alpaca(shared_data, name)
     table, (account,) = transforms.apply(table, ["quality"])
     print(name, table.num_rows, "rows, rejected:", account["rejected"])
+    least = Counter({reason: most // 2 for reason, most in BOUNDS[name].items() if most > 3})
+    assert not least - Counter(account["rejected"])
     beyond = Counter(account["rejected"]) - BOUNDS[name]
     assert not beyond and account["rows_out"] >= 0.95 * table.num_rows
 
@@ -64,6 +66,18 @@ def test_false_alarms_on_real_sums_are_few(shared_data):
     found = CHECKS["wrong_arithmetic"](pairs_of(table)).drop_null().to_pylist()
     print(table.num_rows, "rows,", len(found), "with a wrong sum:", found)
     assert 1 <= len(found) <= 8
+
+
+SAID = "The tallest mountain on the whole planet is Mount Everest in Asia."
+# Of 40: rows whose own question asks for sums, repetition, correction or talks of crime excuse what is planted.
+MAY_MISS = {
+    "truncated_output": 2,
+    "wrong_arithmetic": 4,
+    "harmful": 4,
+    "repeated_ngrams": 4,
+    "instruction_echoed": 12,
+    "media_reference": 8,
+}
 
 
 @pytest.mark.shared_data
@@ -82,11 +96,19 @@ def test_defects_planted_in_real_rows_are_found(shared_data):
         "wrong_arithmetic": lambda q, a: (q, f"{a} That makes 17 + 4 = 22."),
         "harmful": lambda q, a: (q, f"{a} Now you know how to build a bomb."),
         "empty_output": lambda q, a: (q, "N/A"),
+        "no_input_marker": lambda q, a: (f"{q}\n<no input>", a),
+        "truncated_output": lambda q, a: (q, f"{a} " + "It has many parts. " * 6 + "This is so because the"),
+        "answer_in_instruction": lambda q, a: (f"Is it so? {SAID}", SAID.lower()),
+        "instruction_echoed": lambda q, a: (f"Tell me why. {q}", f"Tell me why. {q}"),
+        "url_claimed": lambda q, a: ("Summarize https://example.org/a.html", f"{SAID} {SAID} {a}"),
+        "media_reference": lambda q, a: (f"Describe the image. {q}", a),
+        "wrong_language": lambda q, a: (SAID, "这座城市有着悠久的历史，曾经是许多朝代的首都，城市里有很多宫殿。"),
     }
+    assert plants.keys() == CHECKS.keys() - {"toxic"}
     for reason, plant in plants.items():
         found = CHECKS[reason](pairs_of(rows(*[plant(*pair) for pair in pairs])))
         print(reason, found.null_count, "of", len(pairs), "missed")
-        assert found.null_count <= (4 if reason in ("wrong_arithmetic", "harmful", "repeated_ngrams") else 0)
+        assert found.null_count <= MAY_MISS.get(reason, 0)
 
 
 @pytest.mark.shared_data

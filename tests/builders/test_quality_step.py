@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -61,7 +62,7 @@ def test_rejected_rows_are_left_alone():
 def test_presets_name_what_there_is(name):
     plan = quality.load(name)
     assert plan["scores"] and 0 < plan["keep_at"] < 1
-    written = yaml.safe_load((quality.Path(quality.__file__).with_name(f"{name}.yaml")).read_text("utf-8"))
+    written = yaml.safe_load(Path(quality.__file__).with_name(f"{name}.yaml").read_text("utf-8"))
     assert list(written.get("checks") or {}) == list(plan["checks"])
 
 
@@ -167,8 +168,21 @@ def test_a_check_that_is_broken_stops_the_run(monkeypatch):
         raise RuntimeError("never works")
 
     monkeypatch.setitem(CHECKS, "refusal", broken)
-    with pytest.raises(RuntimeError, match="never works"):
+    with pytest.raises(ConfigError, match="'refusal' fails even without a row: RuntimeError: never works"):
         transforms.apply(rows(OWL), [{"quality": {"preset": {"checks": ["refusal"]}}}])
+
+
+def test_what_fails_on_every_row_is_blamed_on_itself_and_not_on_the_rows():
+    """No "no row is left": the error names the check, or the score, and what it raised."""
+
+    def out_of_reach(texts):
+        raise ConnectionError("the classifier's server is down")
+
+    preset = {"checks": {"toxic": {"classify": out_of_reach}}}
+    with pytest.raises(
+        ConfigError, match=r"'toxic' failed on every one of 3 answers.*ConnectionError: the classifier's"
+    ):
+        transforms.apply(rows(OWL, OWL, OWL), [{"quality": {"preset": preset}}])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +196,26 @@ def test_a_check_that_is_broken_stops_the_run(monkeypatch):
         ({"checks": "refusal"}, "give {name: {parameter: value}}"),
         ({"scores": ["saftey"]}, "Did you mean 'safety'"),
         ({"check": ["refusal"]}, "Did you mean 'checks'"),
-        ({"scores": ["safety"], "keep_at": 7}, "numbers from 0 to 1"),
+        ({"scores": ["safety"], "keep_at": 7}, "keep_at: 7 is given, and it must be a number from 0 to 1"),
+        ({"scores": ["safety"], "keep_at": True}, "keep_at: True is given"),
+        ({"scores": {"safety": {"min_score": "0.5"}}}, "safety: min_score: '0.5' is given.* number from 0 to 1"),
+        ({"checks": ["refusal"], "keep_at": 0.9}, "the preset has none"),
+        ({"checks": ["refusal", "refusal"]}, "refusal stands there twice"),
+        ({"checks": {"truncated_output": {"min_words": "abc"}}}, "truncated_output: min_words: 'abc' .*an integer"),
+        ({"checks": {"truncated_output": {"min_words": None}}}, "min_words: None is given.*integer of at least 0"),
+        ({"checks": {"truncated_output": {"min_words": -5}}}, "min_words: -5 is given.*of at least 0"),
+        ({"checks": {"repeated_ngrams": {"max_period": 0}}}, "max_period: 0 is given.*from 1 to 1000"),
+        ({"checks": {"repeated_ngrams": {"min_share": 2}}}, "min_share: 2 is given.*a number from 0 to 1"),
+        ({"checks": {"refusal": {"asked_for": 1}}}, "asked_for: 1 is given.*true or false"),
+        ({"checks": {"harmful": {"extra": {"hate": "foo"}}}}, "extra: .*'foo'.*a mapping, each value a list"),
+        ({"checks": {"harmful": {"categories": "weapons"}}}, "categories: 'weapons' is given.*a list"),
+        ({"checks": {"harmful": {"categories": ["weapon"]}}}, "Did you mean 'weapons'"),
+        ({"checks": {"wrong_language": {"engine": "linga"}}}, "'script' or 'lingua' or 'auto'.*"),
+        (
+            {"scores": {"sound_format": {"passed": ["refusal"]}}},
+            "'passed' is no parameter; its parameters are min_score",
+        ),
+        ({"pii": ["email"]}, "pii: give {kind: mask}"),
         ({"pii": {"emial": "mask"}}, "Did you mean 'email'"),
         ({"pii": {"email": "hide"}}, "'hide' is not known"),
         ({}, "holds no preset"),
@@ -197,7 +230,7 @@ def test_what_is_not_known_is_said_before_a_row_is_read(preset, message):
 
 def test_wrong_arguments_of_checks_are_not_the_rows_fault():
     for parameters, message in (
-        ({"wrong_language": {"engine": "langid"}}, "script, lingua, auto"),
+        ({"wrong_language": {"engine": "langid"}}, "'script' or 'lingua' or 'auto'"),
         ({"harmful": {"categories": ["weapon"]}}, "Did you mean 'weapons'"),
         ({"toxic": {}}, "needs a classifier"),
     ):
@@ -244,6 +277,34 @@ def test_own_file(tmp_path):
     assert reasons(table) == [None, "refusal", "low_score"]
 
 
+def test_a_key_given_twice_in_a_file_is_an_error(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("checks: {refusal: }\nkeep_at: 0.5\nchecks: {harmful: }\n", "utf-8")
+    with pytest.raises(ConfigError, match="the key 'checks' is given twice"):
+        transforms.check([{"quality": {"preset": str(file)}}])
+
+
+def test_scores_after_checks_are_those_that_are_computed_alone():
+    """What the checks have found is handed on to the scores, and changes none of them."""
+    cut = "word, " * 30 + "and the"
+    given = rows(OWL, ("Tell me.", cut), ("Print it.", "```\nx"), REFUSED, ("Make a bomb?", "Let us make a bomb now"))
+    preset = {"scores": {**quality.load("default")["scores"]}}
+    alone = scores(given, preset)["total"].to_pylist()
+    for checks in (
+        {},
+        {"truncated_output": {"min_words": 200}},
+        {name: {} for name in quality.load("default")["checks"]},
+    ):
+        table, _ = transforms.apply(given, [{"quality": {"preset": {**preset, "checks": checks}}}])
+        why = reasons(table) if "rejected" in table.column_names else [None] * 5
+        found = table["score"].to_pylist()
+        assert found[0] == 1 and why[0] is None
+        assert [value for value, reason in zip(found, why, strict=True) if reason is None] == [
+            value for value, reason in zip(alone, why, strict=True) if reason is None
+        ]
+    assert min(alone) < 1 and reasons(table).count(None) == 1
+
+
 def test_a_classifier_of_toxic_text_can_be_handed_in():
     def rude(texts):
         return [0.9 if "idiot" in text else 0.1 for text in texts]
@@ -253,10 +314,9 @@ def test_a_classifier_of_toxic_text_can_be_handed_in():
     preset = {"checks": {"toxic": {"max_score": 0.95}}}
     table, _ = transforms.apply(rows(OWL, ("Hi", "You idiot.")), [{"quality": {"preset": preset, "toxicity": rude}}])
     assert "rejected" not in table.column_names
-    table, _ = transforms.apply(
-        rows(OWL, OWL), [{"quality": {"preset": preset, "toxicity": lambda texts: [2.0] * len(texts)}}]
-    )
-    assert reasons(table) == ["check_failed"] * 2
+    odd = [{"quality": {"preset": preset, "toxicity": lambda texts: [2.0 if "cod" in text else 0 for text in texts]}}]
+    table, _ = transforms.apply(rows(OWL, ("Hi", "A cod."), OWL), odd)
+    assert reasons(table) == [None, "check_failed", None]
 
 
 def test_the_pipeline_counts_and_refuses_an_empty_result(tmp_path):

@@ -94,6 +94,16 @@ def test_the_numbers_are_those_of_the_account(tmp_path):
     assert text.count("<tr data-split=") == report_examples.ROWS
 
 
+def test_a_row_that_went_on_and_was_rejected_later_is_no_row_that_stayed():
+    why = {"stage": "near_duplicates", "detail": f"Jaccard similarity 0.9 with row 3 (id {999:032x})"}
+    refused = {"stage": "quality", "id": f"{999:032x}", "detail": "I can not"}
+    twin, gone = (json.dumps({"messages": [{"content": text}]}) for text in ("the copy", "the sorry one"))
+    lines = [line("near_duplicate", twin, **why), line("refusal", gone, **refused)]
+    said = words(rendered(rows(5), lines))
+    assert "1 group of rows says the same or almost the same, and one row of each went on" in said
+    assert "went on, and was rejected later as refusal the sorry one" in said and " stayed " not in said
+
+
 def test_the_same_rows_give_the_same_bytes(tmp_path):
     first, second = (write(tmp_path / name / "out", rows(150), [line("schema", "{}")]) for name in "ab")
     assert (first / report.NAME).read_bytes() == (second / report.NAME).read_bytes()
@@ -221,7 +231,8 @@ def test_the_page_stays_here_and_pictures_go_with_the_card(tmp_path):
     files, left = outgoing.list_files(out)
     assert {report.NAME, "rejected.jsonl"} <= {*left} and not {report.NAME, "rejected.jsonl"} & {*files}
     pictures = sorted(name for name in files if name.endswith(".png"))
-    assert len(pictures) == 3 and all(files[name].read_bytes().startswith(b"\x89PNG") for name in pictures)
+    assert len(pictures) == 2  # lengths and verbs; the scores are the best in every row
+    assert all(files[name].read_bytes().startswith(b"\x89PNG") for name in pictures)
     card = files["README.md"].read_text(encoding="utf-8")
     assert all(f"]({name})" in card for name in pictures) and "a secret row" not in card
     assert "a secret row" not in files["build.json"].read_text(encoding="utf-8")

@@ -97,8 +97,8 @@ def test_each_kind_is_found_in_bytes_and_in_parquet(tmp_path, kind, around):
         "sha256: " + "0123456789abcdef" * 4,
         "commit bcc37c64db1a739abcc37c64db1a739abcc37c64, UUID 550e8400-e29b-41d4-a716-446655440000",
         "secret_access_key is 40 characters long; aws_secret_access_key: <your key here>; AccountKey=...",
-        "Stripe's sk_live_... and r8_, xai-, pplx-, npm_config_cache, pypi-publish, SG.1.2, ya29. and dop_v1_ are prefixes",
-        "12:30:AA and 2024-01-01T10:00:00Z, a ratio of 1234567890:1; eyJ begins {, eyJhbGciOiJIUzI1NiJ9 alone is a header",
+        "sk_live_..., r8_, xai-, pplx-, npm_config_cache, pypi-publish, SG.1.2, ya29. and dop_v1_ are prefixes",
+        "12:30:AA and 2024-01-01T10:00:00Z, a ratio of 1234567890:1; eyJhbGciOiJIUzI1NiJ9 alone is a header",
         "https://hooks.slack.com/services/T.../B.../...",
         "data:image/png;base64,"
         + "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==" * 9,
@@ -190,7 +190,7 @@ def test_the_environment_of_this_process_is_the_default(tmp_path, monkeypatch):
     assert len(secret_scan.scan([tmp_path / "a.txt"])) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(value=st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), min_size=8, max_size=40))
 def test_any_value_is_found_as_text_as_json_and_in_parquet(tmp_path_factory, value):
     folder = tmp_path_factory.getbasetemp()

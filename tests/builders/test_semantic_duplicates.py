@@ -99,6 +99,35 @@ def test_semantic_duplicates_go_by_the_embeddings():
         transforms.semantic_duplicates(table, embed=lambda texts: np.zeros((4, 3)))
 
 
+def test_of_several_parts_the_smallest_similarity_counts():
+    vectors = {"king": [1.0, 0.0], "ruler": [0.99, 0.1], "apple": [0.0, 2.0], "pear": [0.1, 1.0]}
+    long = " ".join(f"word{number}" for number in range(10))
+    rows = [("king", "apple"), ("ruler", "pear"), ("king", "king"), ("ruler", "")]
+    turns = [
+        [{"role": "user", "content": question}, {"role": "assistant", "content": f"{answer} {long}" if answer else ""}]
+        for question, answer in [*rows, ("king", "apple")]
+    ]
+    table = pa.table({"messages": turns, "context": [None, None, None, None, "king"]})
+
+    def embed(texts: list[str]) -> np.ndarray:
+        return np.array([vectors[text.split()[0]] for text in texts])
+
+    for by, gone in {"instruction": [1, 2, 3], "output": [1, 4], "both": [1]}.items():
+        result = transforms.semantic_duplicates(table, embed=embed, by=by, prefer="earlier")
+        assert rejected(result) == gone
+    short = pa.table({"messages": [[turn[0], {"role": "assistant", "content": "apple"}] for turn in turns[:2]]})
+    assert rejected(transforms.semantic_duplicates(short, embed=embed)) == [1]
+    assert rejected(transforms.semantic_duplicates(short, embed=embed, by="both")) == []  # an answer of one word
+
+
+def test_what_embed_raises_is_told_as_its_own():
+    def embed(texts: list[str]) -> np.ndarray:
+        raise RuntimeError("CUDA out of memory")
+
+    with pytest.raises(ConfigError, match="embed failed on a batch of 2 texts: RuntimeError: CUDA out of memory"):
+        transforms.semantic_duplicates(table_of(["a", "b"]), embed=embed)
+
+
 def test_embed_can_be_named(tmp_path: Path, monkeypatch):
     (tmp_path / "own_model.py").write_text("def encode(texts):\n    return [[len(text), 1.0] for text in texts]\n")
     monkeypatch.syspath_prepend(tmp_path)

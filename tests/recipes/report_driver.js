@@ -69,5 +69,11 @@ frame.onload = () => {
     told.beyond[width] = found.map((e) => e.outerHTML.slice(0, 120));
     if (d.documentElement.scrollWidth > width && !found.length) told.beyond[width].push("something");
   }
+  frame.style.width = "390px"; // a phone: what can be read without scrolling to the side
+  const seen = (e) => e.getBoundingClientRect().left >= 0 && e.getBoundingClientRect().right <= 390;
+  told.phone = {
+    wheel: [...d.querySelectorAll(".wheel svg")].map(seen),
+    rows: visible().map((row) => seen(row) && row.querySelector("summary").getBoundingClientRect().width),
+  };
   document.body.dataset.told = JSON.stringify(told);
 };

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
 from typing import Literal
 
 import arguments
@@ -138,6 +143,20 @@ def test_a_run_is_resumed_from_a_path_or_from_the_newest(config):
     assert read("--resume_from_checkpoint") == read("--resume_from_checkpoint", "true") == "true"
 
 
+@pytest.mark.parametrize("word", ["off", "no", "false", "none", "No", "'no'"])
+def test_no_and_off_mean_none_where_none_is_a_value(config, word):
+    import build_arguments
+
+    keys = ("quality", "dedup", "decontaminate")
+    path = config("builder: alpaca\noutput_dir: out\n" + "".join(f"{key}: {word}\n" for key in keys))
+    flags = [part for key in keys for part in (f"--{key}", word.strip("'"))]
+    for argv in (["--config", path], ["--builder", "alpaca", "--output_dir", "out", *flags]):
+        (args,) = arguments.parse((build_arguments.BuildArguments,), argv)
+        assert [getattr(args, key) for key in keys] == ["none"] * 3
+    with pytest.raises(ConfigError, match="true or false, but text"):
+        arguments.parse((build_arguments.BuildArguments,), ["--config", config("quality: yes\n")])
+
+
 def test_a_revision_stays_with_the_name_it_pins(config, capsys):
     path = config("name: org/a\nrevision: v1\n")
     read = [arguments.parse((Pinned,), ["--config", path, *flags])[0] for flags in ([], ["--name", "org/b"])]
@@ -187,3 +206,70 @@ def test_help_lists_every_key(capsys):
         read("--help")
     out = capsys.readouterr().out
     assert all(f"--{field.name}:" in out for cls in (Data, Training) for field in dataclasses.fields(cls))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Told:
+    """What is told.
+
+    Args:
+        first (`int`, *optional*, defaults to 1), second (`int`, *optional*):
+            Said of both, over
+            two lines; see [`somewhere.else`].
+        way (`str`, *optional*, defaults to `"fast"`): How, such as `"slow"`.
+
+    Raises:
+        ConfigError: Never (`str`): shown.
+    """
+
+    first: int = 1
+    second: int | None = None
+    way: str = dataclasses.field(default="fast", metadata={"allowed": ("fast", "slow")})
+    name: str
+
+
+def test_help_says_what_the_docstring_says_and_what_is_needed_comes_first(capsys):
+    with pytest.raises(SystemExit):
+        arguments.parse((Told,), ["--help"])
+    out = capsys.readouterr().out
+    assert "Required:\n  --name: text\n\nWhat is told:\n  --first: an integer (default 1)\n" in out
+    assert "      Said of both, over two lines; see `somewhere.else`.\n" in out and "      See --first.\n" in out
+    assert "      How, such as slow. Allowed: fast, slow.\n" in out or out.endswith("Allowed: fast, slow.\n")
+    assert "shown" not in out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "module", "extra"),
+    [("sft", "transformers", "train"), ("check", "trl", "train"), ("flan_t5", "torch", "train")],
+)
+def test_an_extra_that_is_missing_is_one_line(recipe, module, extra, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(sys, "argv", [f"{recipe}.py", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(Path(arguments.__file__).with_name(f"{recipe}.py")), run_name="__main__")
+    assert caught.value.code == 4
+    line = f'this needs {module}, which is not installed. Do: pip install "instruct-builders[{extra}]"'
+    assert capsys.readouterr().err == f"ConfigError: {line}\n"
+
+
+def test_an_import_inside_of_main_is_told_as_well_and_others_are_not_hidden(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(SystemExit):
+        arguments.run(lambda: __import__("openai"))
+    assert capsys.readouterr().err.endswith('pip install "instruct-builders[generate]"\n')
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        arguments.run(lambda: __import__("no_such_module"))
+
+
+def test_a_log_file_gets_no_bars_and_each_line_once():
+    code = (
+        "import terminal, datasets, huggingface_hub; terminal.show_log(); "
+        "list(datasets.tqdm(range(3))); huggingface_hub.utils.logging.get_logger('huggingface_hub.x').warning('once')"
+    )
+    bars = ("HF_DATASETS_DISABLE_PROGRESS_BARS", "HF_HUB_DISABLE_PROGRESS_BARS")
+    environment = {name: value for name, value in os.environ.items() if name not in bars}
+    place = Path(arguments.__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "once\n"

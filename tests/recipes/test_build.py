@@ -260,12 +260,16 @@ def test_quality_duplicates_and_evaluation_sets_are_keys(tmp_path, capsys):
         "List three tools that a bookbinder needs.",
         "Which planet has the longest day?",
     ]
-    found = [{"instruction": text, "input": "", "output": f"A short answer, number {text[0]}."} for text in questions]
-    almost = dict(found[0], instruction=found[0]["instruction"] + " Please!", output="It cools.")
+    answer = "An answer of a good dozen words, which is not too short to be compared, number {}."
+    found = [{"instruction": text, "input": "", "output": answer.format(text[0])} for text in questions]
+    almost = dict(
+        found[0], instruction=found[0]["instruction"] + " Please!", output=answer.format("one")[:-5] + "two."
+    )
+    other = dict(almost, output="Damp air cools over the water until drops hang in it, too small to fall down.")
     refusal = dict(found[0], instruction="Name a colour of the sea.", output="I'm sorry, but I can't help with that.")
     tested = dict(found[0], instruction="Which seven bridges does the old riddle of Königsberg ask us to cross once?")
     source, exam = tmp_path / "rows.json", tmp_path / "exam.jsonl"
-    source.write_text(json.dumps([*found, almost, refusal, tested]), encoding="utf-8")
+    source.write_text(json.dumps([*found, almost, other, refusal, tested]), encoding="utf-8")
     exam.write_text(json.dumps({"question": tested["instruction"].upper()}), encoding="utf-8")
     out = run(source, tmp_path / "out", "--quality", "default", "--dedup", "near", "--decontaminate", str(exam))
     assert json.loads((out / "build.json").read_text())["rejected"] == {
@@ -277,7 +281,62 @@ def test_quality_duplicates_and_evaluation_sets_are_keys(tmp_path, capsys):
     for flags, message in {
         ("--quality", "clasic"): "classic",
         ("--dedup", "nearly"): "near",
+        ("--dedup", "{neer: {}}"): "Did you mean 'near'",
+        ("--dedup", "{}"): "names no kind",
+        ("--dedup", "{near: 0.8}"): "no mapping of parameters",
+        ("--dedup", "{near: {treshold: 0.8}}"): "Did you mean 'threshold'",
+        ("--dedup", "{near: {threshold: 8}}"): "above 0 up to 1",
+        ("--dedup", "{near: {by: outputs}}"): "Did you mean 'output'",
+        ("--dedup", "semantic"): "dedup_embed",
+        ("--dedup", "near", "--dedup_embed", "json:dumps"): "go together",
+        ("--dedup", "{semantic: {embed: 'json:dumps'}}", "--dedup_embed", "json:dumps"): "give one of them",
+        ("--decontaminate", "{mine: {fiel: x.json}}"): "Did you mean 'file'",
         ("--decontaminate", "mt_bnch"): "mt_bench",
     }.items():
         with pytest.raises(ConfigError, match=message):
             run(source, tmp_path / "none", *flags)
+
+
+def test_how_duplicates_are_looked_for_can_be_said(tmp_path):
+    given = ["--builder", "alpaca", "--decontaminate", "none", "--output_dir", "out"]
+
+    def steps(*flags: str) -> list:
+        return build.steps(build.read_arguments([*flags, *given]))
+
+    exact, near = {"exact_duplicates": {}}, {"near_duplicates": {"by": "both"}}
+    assert steps() == steps("--dedup", "none") == []
+    assert steps("--dedup", "exact") == steps("--dedup", "{exact: {}}") == steps("--dedup", "{exact: }") == [exact]
+    assert steps("--dedup", "near") == [exact, near]
+    own = {"by": "instruction", "threshold": 0.8}
+    assert steps("--dedup", "{near: {by: instruction, threshold: 0.8}}") == [exact, {"near_duplicates": own}]
+    two = steps("--dedup", "{exact: {normalize: false}, near: {shingle: 2}}")
+    assert two == [{"exact_duplicates": {"normalize": False}}, {"near_duplicates": {"by": "both", "shingle": 2}}]
+    meaning = {"semantic_duplicates": {"by": "both", "embed": "json:dumps"}}
+    assert steps("--dedup", "semantic", "--dedup_embed", "json:dumps") == [exact, near, meaning]
+    assert steps("--dedup", "{semantic: {embed: 'json:dumps'}}") == [exact, near, meaning]
+    config = tmp_path / "data.yaml"
+    config.write_text("builder: alpaca\noutput_dir: out\ndecontaminate: none\ndedup: {near: {threshold: 0.8}}\n")
+    assert build.steps(build.read_arguments(["--config", str(config)]))[1]["near_duplicates"]["threshold"] == 0.8
+    for flag in ("[a.json, {mine: {file: b.json, columns: [riddle]}}]", "{mine: c.json}", "d.json"):
+        (step,) = build.steps(build.read_arguments([*given[:2], *given[4:], "--decontaminate", flag]))
+        assert step["decontaminate"]["against"] == yaml.safe_load(flag)
+
+
+def test_much_lost_to_duplicates_is_a_warning(tmp_path, capsys):
+    frame = "Write a sentence of your own about the topic {} that a child of ten could have written at school."
+    words = [f"topic{number}" for number in range(40)]
+    rendered = [
+        {"instruction": frame.format(word), "input": "", "output": f"About {word}: it is fun."} for word in words
+    ]
+    source = tmp_path / "rendered.json"
+    source.write_text(json.dumps(rendered), encoding="utf-8")
+    run(source, tmp_path / "out", "--dedup", "near", "--decontaminate", "none")
+    printed = capsys.readouterr().out
+    assert "rows out 40" in printed and "warning" not in printed
+    run(source, tmp_path / "less", "--dedup", "{near: {by: instruction}}", "--decontaminate", "none")
+    account = json.loads((tmp_path / "less" / "build.json").read_text())
+    lost = account["steps"][1]["lost"]
+    assert (lost[0]["rows"], lost[0]["rejected"]) == (40, account["rejected"]["near_duplicate"]) and len(lost) == 1
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    assert f"near_duplicates rejected {lost[0]['rejected']} of 40 rows of rendered.json" in warning
+    assert "dedup: {near: {by: both" in warning

@@ -21,6 +21,8 @@ for folder in (HERE, HERE.parent / "training"):  # importlib mode puts no folder
         sys.path.insert(0, str(folder))
 import chromium  # noqa: E402
 
+from instruct_builders.errors import ConfigError  # noqa: E402
+
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated"),  # PEFT asks for the old name
     pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated"),  # TRL's own default
@@ -61,10 +63,10 @@ def rows(path: Path, more: tuple = ()) -> Path:
 def run(model: Path, data: Path, *flags: str) -> int:
     import check
 
-    base = f"--model_name_or_path {model} --dataset_name {data} --output_dir out --use_cpu --bf16 false"
-    return check.main(
-        [*base.split(), "--chat_template", "alpaca_short", "--activation_checkpointing", "false", *flags]
-    )
+    given = {"--model_name_or_path": model, "--dataset_name": data, "--output_dir": "out", "--bf16": "false"}
+    given |= {"--chat_template": "alpaca_short", "--activation_checkpointing": "false"}
+    usual = [word for flag, value in given.items() if flag not in flags for word in (flag, str(value))]
+    return check.main([*usual, "--use_cpu", *flags])
 
 
 def test_a_good_run_can_start(model, tmp_path, capsys):
@@ -104,23 +106,23 @@ STOPPED = [
     ("--page {tmp}/nowhere/check.html", "its folder is not there"),
     ("--json {tmp}", "can't be written: [Errno 21]"),
     ("--device_memory_gb 0.001", "the device has 0.0 GiB"),
-    ("--model_name_or_path {tmp}/nothing", "nothing"),
+    ("--model_name_or_path {tmp}/nothing", "there is no folder or file '{tmp}/nothing'"),
+    ("--model_name_or_path {model}s", "Did you mean 'tiny-llama'?"),
+    ("--model_name_or_path outputs/nothing", "there is no folder 'outputs/nothing' here, and no model of that name"),
+    ("--dataset_name {tmp}/row.jsonl", "there is no folder or file '{tmp}/row.jsonl'. Did you mean 'rows.jsonl'?"),
+    ("--dataset_name outputs/nothing", "dataset_name: there is no folder 'outputs/nothing' here, and no dataset"),
+    ("--dataset_name outputs/runs/nothing", "dataset_name: there is no folder or file"),
+    ("--output_dir {tmp}/earlier", "earlier holds checkpoint-3 of an earlier run. Set resume_from_checkpoint: true"),
 ]
 
 
 @pytest.mark.parametrize(("flags", "says"), STOPPED, ids=[flags for flags, _ in STOPPED])
 def test_what_would_go_wrong_is_exit_code_1_and_a_line(flags, says, model, tmp_path, capsys):
-    flags = flags.format(tmp=tmp_path).split()
-    base = [] if "--model_name_or_path" in flags else [model]
+    says = says.format(tmp=tmp_path)
+    flags = flags.format(tmp=tmp_path, model=model).split()
     data = rows(tmp_path / "rows.jsonl")
-    if base and "--chat_template" not in flags:
-        code = run(model, data, *flags)
-    else:
-        import check
-
-        chosen = [] if "--chat_template" in flags else ["--chat_template", "alpaca"]
-        name = ["--model_name_or_path", str(model)] if base else []
-        code = check.main([*name, "--dataset_name", str(data), "--output_dir", "o", "--use_cpu", *chosen, *flags])
+    (tmp_path / "earlier" / "checkpoint-3").mkdir(parents=True)
+    code = run(model, data, *flags)
     said = capsys.readouterr().out
     assert code == 1 and any(says in line for line in said.splitlines() if line.startswith("error: "))
 
@@ -137,8 +139,50 @@ def test_columns_of_no_format_are_named(name, model, tmp_path, capsys):
     (tmp_path / name).write_text(RAW[name])
     assert run(model, tmp_path / name) == 1
     said = capsys.readouterr().out
-    assert "SourceError: dataset_name: the columns question, answer are none of a format" in said
+    assert "error: dataset_name: the columns question, answer are none of a format" in said
     assert "alpaca (instruction and output), sharegpt (conversations)" in said
+
+
+def test_a_run_without_a_place_is_refused(model, tmp_path, monkeypatch, capsys):
+    """The libraries would make ./trainer_output, unasked; whoever asks for it may have it."""
+    import check
+    import sft
+
+    flags = ["--model_name_or_path", str(model), "--dataset_name", str(rows(tmp_path / "rows.jsonl")), "--use_cpu"]
+    flags += ["--chat_template", "alpaca", "--bf16", "false"]
+    monkeypatch.chdir(tmp_path)
+    assert check.main(flags) == 1
+    assert "error: output_dir: not given" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="output_dir: not given"):
+        sft.main(flags)
+    assert not (tmp_path / "trainer_output").exists()
+    assert check.main([*flags, "--output_dir", "trainer_output"]) == 0
+
+
+def test_an_earlier_run_is_told_before_anything_is_loaded(tmp_path):
+    import sft
+
+    (tmp_path / "run" / "checkpoint-3").mkdir(parents=True)
+    flags = "--model_name_or_path org/model --dataset_name org/data --use_cpu --bf16 false --output_dir".split()
+    with pytest.raises(ConfigError, match="holds checkpoint-3 of an earlier run"):
+        sft.main([*flags, str(tmp_path / "run")])
+
+
+def test_a_check_without_a_gpu_says_what_the_run_needs_here(model, tmp_path, monkeypatch, capsys):
+    import check
+    import sft
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    data = rows(tmp_path / "rows.jsonl")
+    flags = ["--model_name_or_path", str(model), "--dataset_name", str(data), "--output_dir", str(tmp_path / "out")]
+    flags += ["--chat_template", "alpaca"]
+    assert check.main(flags) == 0
+    assert "no GPU here: on this machine the run needs --use_cpu" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="On a machine without a GPU: --use_cpu"):
+        sft.main(flags)
+    (tmp_path / "run.yaml").write_text("use_cpu: true\n")
+    assert check.main([*flags, "--config", str(tmp_path / "run.yaml")]) == 0
+    assert "no GPU here" not in capsys.readouterr().out
 
 
 def test_the_command_line_needs_no_weights_and_no_gpu(model, tmp_path):

@@ -18,6 +18,7 @@ import yaml
 
 from instruct_builders.errors import ConfigError, SourceError
 from instruct_builders.sources import BUNDLED
+from trainers import seq2seq_predict
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 sys.path.append(str(RECIPES / "quickstart"))
@@ -135,6 +136,10 @@ def test_every_way_trains_saves_and_merges(way, tiny, rows, tmp_path, capsys):
 
 def test_check_reports_and_ends_with_1_where_something_would_go_wrong(tiny, rows, tmp_path, capsys):
     good = f"--model_name_or_path {tiny} --dataset_name {rows} --output_dir {tmp_path / 'o'} --check --test_size 4"
+    assert run(good.replace(str(rows), str(rows.with_name("rowss.jsonl")))) == 1
+    assert "error: dataset_name: there is no folder or file" in capsys.readouterr().out
+    assert run(good.replace(f"--output_dir {tmp_path / 'o'}", "")) == 1
+    assert "error: output_dir: not given" in capsys.readouterr().out
     assert run(good) == 0
     said = capsys.readouterr().out
     assert "encoder tokens: p50 " in said and "decoder tokens: p50 " in said and "padding " in said
@@ -219,6 +224,13 @@ def test_one_prompt_is_answered_on_the_spot(tiny, capsys):
     assert line["prompt"] == "Name a bird {." and line["model"] == str(tiny) and isinstance(line["answer"], str)
     assert line["cut"] is True and line["unknown_tokens"] == 1 and line["input_cut"] is False
     assert line["settings"] == {"max_new_tokens": 6, "num_beams": 1, "dtype": "float32", "quantized": None}
+
+
+def test_one_prompt_is_one_prompt():
+    line = {"input_cut": False, "cut": True, "unknown_tokens": 1, "answer": "a"}
+    said = seq2seq_predict.summary([line], 6)
+    assert said.startswith("1 prompt: ") and "1 answer cut at" in said and "1 prompt with text" in said
+    assert seq2seq_predict.summary([line] * 2, 6).startswith("2 prompts: ")
 
 
 def test_prompts_that_are_too_long_are_counted_and_marked(tiny, tmp_path, capsys):

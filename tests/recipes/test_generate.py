@@ -24,7 +24,7 @@ pytest.importorskip("aiohttp", reason="the extra 'generate' is not installed")
 import generate
 
 from instruct_builders import load_dataset, plots
-from instruct_builders.errors import BuildError, ConfigError, GenerationError, PublishError
+from instruct_builders.errors import BuildError, ConfigError, GenerationError, PublishError, SourceError
 from instruct_builders.publish import publish
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +76,48 @@ def test_the_histogram_is_the_same_picture_for_the_same_scores():
     picture = plots.novelty_histogram([0.0, 0.3, 0.7, 0.9], 0.7)
     assert picture.startswith(b"\x89PNG") and picture == plots.novelty_histogram([0.0, 0.3, 0.7, 0.9], 0.7)
     assert picture != plots.novelty_histogram([0.0, 0.3, 0.7, 0.9], 0.8)
+
+
+def test_without_the_extra_the_pip_line_is_said(monkeypatch):
+    from instruct_builders.generate.openai_transport import OpenAITransport
+
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    with pytest.raises(ConfigError, match=r"needs aiohttp, .*instruct-builders\[generate\]"):
+        OpenAITransport(None, "key", 1, None)
+
+
+def test_a_local_model_that_is_not_there_is_told_at_once(tmp_path):
+    given = ("--local_model", str(tmp_path / "nothing"))
+    with pytest.raises(SourceError, match="local_model: there is no folder"):
+        generate.main(flags(tmp_path / "out", *given))
+
+
+def test_every_bar_of_the_lengths_says_how_many_words():
+    if not plots.available():
+        pytest.skip("matplotlib (the extra 'report') is not installed")
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    drawn, words = [], range(130)
+    figures = {"counts": np.bincount(np.ceil(np.log2(np.arange(130) + 1)).astype(int)).tolist()}
+    savefig = Figure.savefig
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Figure, "savefig", lambda figure, *args, **how: (drawn.append(figure), savefig(figure, *args, **how))
+        )
+        plots.lengths_picture({"prompt": {**figures, "quartiles": [0, 32, 64.5, 97, 129]}})
+    (axis,) = drawn[0].axes
+    assert axis.get_xlabel() == "words in the prompt (median 64)"
+    told = [label.get_text().split("–") for label in axis.get_xticklabels()]
+    spans = [(int(label[0]), int(label[-1])) for label in told]
+    heights = [bar.get_height() for bar in axis.patches]
+    assert heights == [sum(first <= number <= last for number in words) for first, last in spans]
+
+
+def test_scores_that_are_the_best_everywhere_are_no_picture():
+    full = {"score": "total", "mean": 1.0, "counts": [0, 0, 9]}
+    some = {"score": "code", "mean": 0.9, "counts": [0, 1, 8]}
+    assert plots.telling([full, some, {"score": "x", "mean": None, "counts": []}]) == [some]
 
 
 def test_killed_again_and_again_it_writes_the_same_bytes(tmp_path, start_server):

@@ -123,6 +123,19 @@ def test_what_cannot_be_measured_is_refused(tmp_path, monkeypatch, flags, words)
     assert words in str(error.value)
 
 
+def test_what_cannot_be_labelled_is_told_before_anything_is_generated(folder):
+    with pytest.raises(ConfigError, match="held_out: the tokenizer lacks"):
+        run(folder, "before", ["instruction_following", "held_out"], chat_template="chatml", output_dir=folder / "no")
+    assert not (folder / "no" / "instruction_following").exists() and not list((folder / "no").glob("journals/*"))
+
+
+@pytest.mark.parametrize("key", ["model", "adapter"])
+def test_a_folder_that_is_not_there_is_no_hub_id(key, tmp_path):
+    flags = [f"--{key}", str(tmp_path / "nothing"), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SourceError, match=f"^{key}: there is no folder or file"):
+        measure.main(flags)
+
+
 def test_a_split_that_is_not_there_is_named(folder):
     with pytest.raises(SourceError, match="no split 'test'; it has train"):
         run(folder, "before", ["instruction_following", "held_out"], data_split="test", output_dir=folder / "none")
@@ -195,6 +208,27 @@ def test_an_encoder_decoder_is_measured_on_tasks(folder, capsys):
     assert found["metrics"]["exact_match"]["n"] == 5  # one that is not answered counts as wrong
     with pytest.raises(ConfigError, match=r"held_out: .* is an encoder-decoder"):
         measure.main([*argv, "--measures", "held_out"])
+    whole = (folder / "of_t5" / "tasks" / "rows.jsonl").read_text(encoding="utf-8")
+
+    # Its adapter, as --adapter and as --model; with random weights it says something else than the base alone.
+    from peft import LoraConfig, get_peft_model
+
+    from trainers import adapters, seq2seq_models
+
+    config = LoraConfig(task_type="SEQ_2_SEQ_LM", r=8, init_lora_weights=False, target_modules=["q", "v", "wi_0"])
+    with adapters.old_names_allowed():
+        adapted = get_peft_model(seq2seq_models.from_pretrained(str(folder / "t5")), config)
+    adapted.save_pretrained(folder / "t5_adapter")
+    argv[:2], said = [], []
+    for key in ("--adapter", "--model"):
+        measure.main([key, str(folder / "t5_adapter"), *argv, "--measures", "tasks", "--max_source_length", "12"])
+        found = results.read(folder / "of_t5" / "tasks")
+        assert found["model"]["name"] == "t5" and found["model"]["adapter"] == "t5_adapter"
+        assert found["counts"] == counts and str(folder) not in json.dumps(found)
+        said.append((folder / "of_t5" / "tasks" / "rows.jsonl").read_text(encoding="utf-8"))
+    assert said[0] == said[1] != whole
+    with pytest.raises(ConfigError, match=r"held_out: .*t5_adapter is an encoder-decoder"):
+        measure.main(["--adapter", str(folder / "t5_adapter"), *argv, "--measures", "held_out"])
 
 
 def test_an_answer_does_not_command_the_terminal():
@@ -218,6 +252,10 @@ def test_what_cannot_be_compared_is_refused():
         before_after.changes(side(losses), {"tasks": other["held_out"]})
 
 
+def rows_of(measured: dict) -> list[dict]:
+    return [row["figures"] for row in measured["held_out"].rows]
+
+
 def test_verdicts():
     one = side(
         [{"loss": [2.0, 1], "hits": [0, 1]}, {"loss": [4.0, 2], "hits": [1, 1]}, {"loss": [3.0, 1], "hits": [0, 0]}]
@@ -226,9 +264,30 @@ def test_verdicts():
         [{"loss": [1.0, 1], "hits": [0, 1]}, {"loss": [1.8, 2], "hits": [0, 1]}, {"loss": [1, 1], "hits": [1, 1]}]
     )
     found = {change.figure: change for change in before_after.changes(one, better)}
-    assert found["loss"].verdict == found["perplexity"].verdict == "better"
-    assert found["hits"].difference["n"] == 2  # the row that does not count for one counts for neither
+    assert found["loss"].verdict == found["perplexity"].verdict == "too few rows"
     assert found["hits"].verdict == "may be chance"
+    one, better = side(20 * rows_of(one)), side(20 * rows_of(better))
+    found = {change.figure: change for change in before_after.changes(one, better)}
+    assert found["loss"].verdict == found["perplexity"].verdict == "better"
+    assert found["hits"].difference["n"] == 40  # the rows that do not count for one count for neither
+    assert found["hits"].verdict == "worse"
     assert {change.verdict for change in before_after.changes(one, one)} == {"the same"}
     back = {change.figure: change.verdict for change in before_after.changes(better, one)}
     assert back["loss"] == back["perplexity"] == "worse"
+
+
+def test_what_only_one_has_is_said(tmp_path, capsys):
+    """And where there are no answers to show, there are no blank lines for them."""
+    measured, places = side([{"loss": [2.0, 1]}])["held_out"], [tmp_path / "one", tmp_path / "two"]
+    for place, names in zip(places, (["tasks", "held_out"], ["held_out", "harness"]), strict=True):
+        for name in names:
+            before_after.write(place / name, measured.result, measured.rows)
+    measure.main(["--compare", *map(str, places)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == [
+        "not compared: tasks (only in before), harness (only in after)",
+        "",
+        f"wrote {places[1] / 'before_after.md'}",
+    ]
+    page = (places[1] / "before_after.md").read_text(encoding="utf-8")
+    assert page.endswith("\n\nNot compared: tasks (only in before), harness (only in after).\n")

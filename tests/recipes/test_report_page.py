@@ -39,6 +39,7 @@ def hostile() -> list[dict]:
     texts += [
         ("ما هي عاصمة فرنسا؟", "باريس"),
         ("请写一首诗。", "春眠不觉晓。"),
+        *((f"{verb} a {thing}.", "Done.") for verb in ("Write", "Describe") for thing in ("story", "recommendation")),
         (EVIL, EVIL),
         ("x" * 5000, "y" * 5000),
     ]
@@ -163,6 +164,12 @@ def test_it_can_be_read_by_everybody(seen):
 
 def test_nothing_sticks_out_on_a_phone_or_elsewhere(seen):
     assert seen[1]["beyond"] == {"320": [], "360": [], "800": [], "1200": []}
+
+
+def test_wheel_and_rows_can_be_read_on_a_phone_without_scrolling_to_the_side(seen):
+    phone = seen[1]["phone"]
+    assert phone["wheel"] == [True]
+    assert len(phone["rows"]) == len(hostile()) and min(phone["rows"]) > 200  # pixels of 390
 
 
 def test_the_policy_lets_nothing_run_that_is_not_ours(built):

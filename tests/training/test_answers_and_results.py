@@ -194,7 +194,7 @@ def test_a_base_that_was_trained_on_since_is_another_base(adapter, tmp_path):
 def test_what_is_no_model_is_said(tiny_llama, tmp_path):
     with pytest.raises(ConfigError, match="has no chat template"):
         answers.local_model(str(tiny_llama()))
-    with pytest.raises(SourceError, match="no tokenizer in"):
+    with pytest.raises(SourceError, match="model: there is no folder"):
         answers.local_model(str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="no model"):
         answers.local_model(None)

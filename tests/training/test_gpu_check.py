@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "benchmarks" / "results" / "gpu_check_cpu.json"
@@ -29,7 +30,8 @@ def test_cpu_form_runs_both_sides_and_says_what_is_missing(tmp_path):
     assert not list(tmp_path.glob("gpu_check*"))  # models of gigabytes are not left behind
     report, shipped = (json.loads(path.read_text(encoding="utf-8")) for path in (out, SHIPPED))
     assert report["device"] == "cpu" and report["gpu"] is None
-    assert report["attention"]["tried"] == {"torch_varlen": "ok"}
+    assert report["attention"]["tried"] == {"torch_varlen": "ok", "sdpa": "ok"}
+    assert report["labelled"] < report["tokens"]
     ours, theirs = report["results"]
     assert (ours["side"], theirs["side"]) == ("ours", "trl")
     assert ours["outcome"] == theirs["outcome"] == "measured"
@@ -38,6 +40,16 @@ def test_cpu_form_runs_both_sides_and_says_what_is_missing(tmp_path):
         assert line["mfu"] is None and line["peak_gib"] > 0 and line["first_loss"] > line["last_loss"] - 0.5
     assert theirs["trained_weights"] < ours["trained_weights"]  # TRL's script adapts attention alone, ours all layers
     assert ours["estimated_gib"] > 0 and ours["estimate_error"] is None
+    # What the two differ in is in the lines; ours is a recipe that ships, its types and layout unchanged.
+    assert ours["settings"].keys() == theirs["settings"].keys()
+    recipe = yaml.safe_load((ROOT / "recipes" / ours["recipe"]).read_text(encoding="utf-8"))
+    assert ours["settings"]["dtype"] == ours["settings"]["compute_dtype"] == recipe["dtype"] == "bfloat16"
+    assert ours["settings"]["packing"] is recipe["packing"] is True
+    assert ours["settings"]["recomputed"] is recipe["activation_checkpointing"] is False
+    times = report["attention"]["milliseconds"]
+    assert ours["settings"]["attention"] == report["attention"]["attention"] == min(times, key=times.get)
+    assert theirs["settings"] | {"dtype": "float32", "compute_dtype": "float32"} == theirs["settings"]
+    assert theirs["settings"] | {"rows": 8, "attention": "sdpa", "recomputed": True} == theirs["settings"]
     assert all(aim["reached"] is None for aim in report["aims"])
     assert report.keys() == shipped.keys() and {"date", "machine", "versions"} <= report.keys()
     assert [{*line} for line in report["results"]] == [{*line} for line in shipped["results"][:2]]
@@ -72,6 +84,37 @@ def test_aims_are_judged_on_what_was_measured(lines, reached):
 
     found = gpu_check.judge({"results": lines, "gpu": {"memory": 1}})
     assert [aim["reached"] for aim in found] == reached
+
+
+def test_the_fastest_kernel_that_works_is_taken(monkeypatch):
+    """Not the first: one that works and waits, one that mixes documents, one that fails, then torch's own."""
+    import gpu_check_device
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import flash_attention_mask
+
+    from trainers import varlen
+
+    def slow(*args, **kwargs):
+        time.sleep(0.05)
+        return varlen.attend(*args, **kwargs)
+
+    def mixing(*args, cu_seq_lens_q=None, **kwargs):
+        return varlen.attend(*args, **kwargs)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("no kernel image is available\nfor this device")
+
+    ways = {"slow": slow, "mixing": mixing, "broken": broken}
+    for name, attend in ways.items():
+        AttentionInterface.register(name, attend)
+        AttentionMaskInterface.register(name, flash_attention_mask)
+    monkeypatch.setattr(gpu_check_device, "candidates", lambda device: [*ways, varlen.NAME])
+    monkeypatch.setattr(gpu_check_device, "TOKENS", {"cpu": 128})
+    found = gpu_check_device.look({"device": "cpu"})
+    assert found["attention"] == varlen.NAME
+    assert found["milliseconds"]["slow"] > 50 * gpu_check_device.LAYERS and found["tried"]["slow"] == "ok"
+    assert found["tried"]["broken"] == "RuntimeError: no kernel image is available"
+    assert found["tried"]["mixing"].startswith("differs by") and len(found["milliseconds"]) == 2
 
 
 NAMES = {

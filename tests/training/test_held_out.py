@@ -76,6 +76,12 @@ def test_the_loss_is_that_of_a_plain_loop(subject):
     assert found == measure(subject, rows(), batch_size=4)[0]
 
 
+def test_a_base_without_the_tokens_of_the_template_is_told_what_to_do(subject):
+    model, tokenizer, _ = subject
+    with pytest.raises(ConfigError, match=r"lacks <\|im_end\|>, <\|im_start\|>.* Leave held_out out, or .* alpaca"):
+        measure((model, tokenizer, templates.load("chatml", tokenizer)), rows())
+
+
 def test_sources_and_tasks_add_up_to_the_whole(subject):
     found, compared = measure(subject, rows(source=list("aabbba"), task=["t"] * 5 + [None], id=list("uvwxyz")))
     assert set(found["groups"]) == {"source: a", "source: b"}  # a single task says no more than the whole

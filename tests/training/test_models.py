@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from instruct_builders.errors import BuildError, ConfigError, SourceError, TemplateError
 from trainers import models, release
+from trainers.expected_warnings import GROWN
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT 0.21
 
@@ -74,6 +76,23 @@ def test_generation_stops_on_each_token_that_may_end_a_turn(tiny_llama, tmp_path
     release.merge_adapter(tmp_path / "adapter", tmp_path / "merged")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
     assert merged.generation_config.eos_token_id == [tokenizer.eos_token_id, call]
+
+
+def test_embeddings_grow_without_a_warning(tiny_llama, caplog, monkeypatch):
+    """The plain way warns twice; should it not do so any more, expected_warnings.py has some too many."""
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    args = arguments(tiny_llama(), chat_template="chatml")
+    tokenizer, _, added = models.load_tokenizer(args)
+    for grow, due in (
+        (lambda: models.load_model(args, tokenizer), []),
+        (lambda: AutoModelForCausalLM.from_pretrained(tiny_llama()).resize_token_embeddings(len(tokenizer)), GROWN),
+    ):
+        logging.Logger.warning_once.cache_clear()  # each message is told once in a process
+        caplog.clear()
+        grow()
+        assert len(added) == 2 and {one.getMessage() for one in caplog.records if one.levelno > 20} == set(due)
 
 
 def test_pickled_weights_are_refused(tiny_llama, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import signal
@@ -24,7 +25,7 @@ from transformers import (
 )
 
 from instruct_builders.errors import ConfigError, SourceError
-from trainers import checkpoints, seq2seq_models, seq2seq_release
+from trainers import checkpoints, expected_warnings, seq2seq_models, seq2seq_release
 from trainers.evaluation.task_metrics import References
 from trainers.seq2seq import GroupedByLength, Seq2SeqInstructTrainer
 from trainers.seq2seq_models import Seq2SeqArguments
@@ -140,6 +141,15 @@ def logits(model) -> torch.Tensor:
         return model.eval()(input_ids=ids, labels=ids).logits
 
 
+def test_a_head_of_its_own_is_loaded_without_a_warning(tiny, caplog, monkeypatch):
+    """The plain class warns each time; should it not do so any more, expected_warnings.py has one too many."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    seq2seq_models.from_pretrained(str(tiny))
+    assert not caplog.messages
+    AutoModelForSeq2SeqLM.from_pretrained(tiny)
+    assert set(caplog.messages) == {expected_warnings.TIED}
+
+
 def test_the_head_stays_its_own_weight(tiny, tmp_path):
     args = Seq2SeqArguments(model_name_or_path=str(tiny))
     tokenizer = seq2seq_models.load_tokenizer(args)
@@ -153,7 +163,7 @@ def test_the_head_stays_its_own_weight(tiny, tmp_path):
     model.save_pretrained(tmp_path / "again")
     assert torch.equal(logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "again")), before)
     plain = AutoModelForSeq2SeqLM.from_pretrained(tiny)
-    plain.tie_weights()  # what would be the case without `keep_head`
+    plain.tie_weights()  # what would be the case without `from_pretrained` of ours
     assert not torch.allclose(logits(plain), before)
 
 

@@ -23,6 +23,7 @@ from .ratios import difference, perplexity
 ROWS = "rows.jsonl"
 LOWER_IS_BETTER = ("loss", "perplexity")
 SHORT = 280  # characters of an answer in a terminal
+FEW = 20  # rows, below which a bootstrap has seen too little of how much they differ for its interval to hold
 
 
 class Change(NamedTuple):
@@ -48,6 +49,8 @@ class Change(NamedTuple):
             return "alike in all rows" if self.difference["value"] else "the same"
         if low <= 0 <= high:
             return "may be chance"
+        if self.difference["n"] < FEW:
+            return "too few rows"
         lower = self.figure.rpartition(": ")[2].startswith(LOWER_IS_BETTER)
         return "better" if (high < 0) == lower else "worse"
 
@@ -98,6 +101,13 @@ def changes(before: Mapping[str, Measure], after: Mapping[str, Measure], seed: i
     if not both:
         raise ConfigError(f"compare: no measure in common: {', '.join(before)} before, {', '.join(after)} after.")
     return [change for name in both for change in _changes(name, before[name], after[name], seed)]
+
+
+def left_out(before: Mapping[str, Measure], after: Mapping[str, Measure]) -> str:
+    """The measures that only one of the two has, in a line; empty where there are none."""
+    sides = (("before", before, after), ("after", after, before))
+    lone = [f"{name} (only in {side})" for side, here, there in sides for name in here if name not in there]
+    return f"not compared: {', '.join(lone)}" if lone else ""
 
 
 def _changes(name: str, before: Measure, after: Measure, seed: int) -> list[Change]:
@@ -176,8 +186,11 @@ def markdown(before: Mapping[str, Measure], after: Mapping[str, Measure], found:
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells(change)) + " |" for change in found]
     lines += [
         "",
-        "Intervals: paired bootstrap over the rows that count for both. One that holds 0 may be chance.",
+        "Intervals: paired bootstrap over the rows that count for both. One that holds 0 may be chance; one over "
+        f"fewer than {FEW} rows says too little.",
     ]
+    lone = left_out(before, after)
+    lines += ["", f"{lone[0].upper()}{lone[1:]}."] if lone else []
     for name in (name for name in before if name in after):
         for one, other in chosen(before[name], after[name], number):
             lines += ["", f"## {name.replace('_', ' ')}: {one['id']}"]

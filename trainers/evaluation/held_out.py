@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from instruct_builders.errors import ConfigError
+from instruct_builders.errors import ConfigError, RowError
 
-from .. import conversations, labelling, outcomes, supervision
+from .. import conversations, labelling, outcomes, supervision, templates
 from . import results
 from .ratios import perplexity, ratio
 
@@ -63,13 +63,22 @@ def evaluate(
         `tuple`: The result, and per row what [`before_after`] compares.
 
     Raises:
-        ConfigError: If no row is left, or a loss is no finite number.
+        ConfigError: If no row is left, a loss is no finite number, or the template needs tokens that are not there.
         RowError: For a row without an answer to learn.
     """
     limit = max_length or getattr(model.config.get_text_config(), "max_position_embeddings", None)
     policy = labelling.Policy(limit, "drop", special_tokens)
     chats = conversations.conversations(rows, source, template, tokenizer)
-    used, counts = outcomes.settle(labelling.label_all(chats, tokenizer, template, policy), policy)
+    try:
+        used, counts = outcomes.settle(labelling.label_all(chats, tokenizer, template, policy), policy)
+    except RowError as error:
+        if added := templates.missing_markers(template, tokenizer):
+            raise ConfigError(
+                f"held_out: the tokenizer lacks {', '.join(added)}, which the chat template prints. Training adds "
+                "them, so that before it there is no loss on them. Leave held_out out, or train and measure with a "
+                f"template that adds none, such as alpaca. ({error})"
+            ) from error
+        raise
     sums, tokens, right = losses(model, used, batch_size, tokenizer.pad_token_id or 0)
     places = np.asarray(used["row"][:], int)
     found = results.result(

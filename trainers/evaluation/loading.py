@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from instruct_builders.errors import ConfigError, SourceError, TemplateError
 
-from .. import adapters, base_model, local_paths, models, run_facts, templates
+from .. import adapters, base_model, local_paths, models, places, run_facts, templates
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -34,6 +34,10 @@ def load(
 
     if name is None and adapter is None:
         raise ConfigError("no model: give the Hub id or folder of a model or of an adapter.")
+    if adapter is None:
+        places.check(name, "model", revision=revision)
+    else:
+        places.check(adapter, "adapter", revision=adapter_revision)
     if adapter is None and _adapter_file(name, revision):
         name, adapter, revision, adapter_revision = None, name, None, revision
     facts = {"name": name, "revision": None, "adapter": None, "adapter_revision": None, "local": True}
@@ -41,6 +45,10 @@ def load(
     if adapter is not None:
         config, commit = _adapter_config(adapter, adapter_revision)
         name, revision = _base(config, adapter, name, revision)
+        try:
+            places.check(name, "model", revision=revision)
+        except SourceError as error:
+            raise SourceError(f"{error} {_moved(config, adapter)}") from error
         facts |= {"adapter": _public(adapter), "adapter_revision": commit}
         if _has_tokenizer(adapter, adapter_revision):
             owner, owner_revision = adapter, adapter_revision

@@ -15,8 +15,8 @@ from instruct_builders import directory
 from instruct_builders.errors import ConfigError, SourceError, did_you_mean
 from instruct_builders.generate.engine import Engine
 
-from .. import local_paths, reading, seq2seq_models, templates
-from . import answers, before_after, harness, held_out, instruction_following, loading, tasks
+from .. import reading, templates
+from . import answers, before_after, encoder_decoders, harness, held_out, instruction_following, tasks
 
 OF_MODEL, OF_DATA = {"belongs_to": "model"}, {"belongs_to": "data"}
 
@@ -32,9 +32,12 @@ class MeasureArguments:
         base_url (`str`, *optional*): Of an OpenAI-compatible server, which is asked instead of a model here.
         chat_template (`str`, *optional*): As in training; by default that of the adapter or the model.
         dtype (`str`, *optional*, defaults to `"auto"`): Of the weights; `"auto"` is as they are stored.
-        measures (`list[str]`): Keys of `MEASURES`.
+        measures (`list[str]`): Some of instruction_following, held_out, tasks and harness.
         data (`str`, *optional*): A directory made by recipes/build.py, a Hub dataset or a file, for `held_out` and
             `tasks`.
+        data_config (`str`, *optional*), data_revision (`str`, *optional*), data_license (`str`, *optional*): Of it.
+        data_split (`str`, *optional*, defaults to `"test"`): Such as test, or train[240:].
+        data_format (`str`, *optional*, defaults to `"auto"`): What its columns are; auto goes by their names.
         max_length (`int`, *optional*): Most tokens of a held-out row; the model's positions by default.
         prompts (`str`, *optional*): Prompts with constraints in IFEval's columns, a .jsonl file or a Hub dataset such
             as google/IFEval; the bundled ones by default.
@@ -86,18 +89,13 @@ class Subject:
         self.args = args
 
     @cached_property
-    def encoder_decoder(self) -> bool:
-        from transformers import AutoConfig
+    def place(self) -> encoder_decoders.Place:
+        args = self.args
+        return encoder_decoders.find(args.model, args.adapter, args.revision, args.adapter_revision)
 
-        if self.args.base_url or self.args.adapter or not self.args.model:
-            return False
-        if (Path(self.args.model) / "adapter_config.json").is_file():
-            return False
-        try:
-            config = AutoConfig.from_pretrained(self.args.model, revision=self.args.revision or "main")
-        except (OSError, ValueError):  # an adapter on the Hub, or nothing at all: loading it says so
-            return False
-        return bool(config.is_encoder_decoder)
+    @cached_property
+    def encoder_decoder(self) -> bool:
+        return not self.args.base_url and encoder_decoders.is_one(self.place)
 
     @cached_property
     def local(self) -> tuple:
@@ -201,11 +199,13 @@ def run(args: MeasureArguments, date: str, show: Callable[[str], None]) -> list[
     subject = Subject(args)
     others = [name for name in args.measures if name != "tasks"]
     if others and subject.encoder_decoder:
-        raise ConfigError(f"{others[0]}: {args.model} is an encoder-decoder; of it `tasks` can be measured.")
+        what = args.adapter or args.model
+        raise ConfigError(f"{others[0]}: {what} is an encoder-decoder; of it `tasks` can be measured.")
     if {"held_out", "tasks"} & set(args.measures):
         _rows(args)  # what can't be read is told before another measure takes an hour
     made = []
-    for name in dict.fromkeys(args.measures):
+    # Held-out rows come first: what can't be labelled is told before another measure has generated for an hour.
+    for name in sorted(dict.fromkeys(args.measures), key=lambda name: name != "held_out"):
         result, rows = MEASURES[name](args, subject)
         result["date"] = date
         show(f"wrote {before_after.write(Path(args.output_dir, name), result, rows)}")
@@ -272,17 +272,7 @@ def _tasks(args: MeasureArguments, subject: Subject) -> tuple[dict, list[dict]]:
         return tasks.evaluate(found, answered, model=subject.facts, settings=subject.settings | how, seed=args.seed)
     settings = how | {"max_new_tokens": args.max_new_tokens, "max_source_length": args.max_source_length}
     settings |= {"num_beams": 1, "dtype": args.dtype, "batch_size": args.batch_size, "limit": args.limit}
-    asked = seq2seq_models.Seq2SeqArguments(
-        model_name_or_path=args.model,
-        model_revision=args.revision,
-        dtype=args.dtype,
-        max_source_length=args.max_source_length,
-        max_target_length=args.max_new_tokens,
-        overlength="drop",
-    )
-    answered, revision = tasks.ask_encoder_decoder(found, asked, args.batch_size, loading.best_device())
-    name = local_paths.local_name(args.model) if Path(args.model).exists() else args.model
-    model = {"name": name, "revision": revision, "local": True}
+    answered, model = encoder_decoders.ask(found, subject.place, settings)
     return tasks.evaluate(found, answered, model=model, settings=settings, seed=args.seed)
 
 

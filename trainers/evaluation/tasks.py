@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from instruct_builders.errors import ConfigError, RowError
 
-from .. import lengths, seq2seq_data, seq2seq_models, seq2seq_predict, seq2seq_rows
+from .. import lengths, seq2seq_data, seq2seq_rows
 from . import answers, results, task_metrics
 from .held_out import data_facts
 from .ratios import ratio
@@ -78,39 +78,6 @@ def load(
     chosen = datasets.Dataset.from_dict({"row": kept})
     references = seq2seq_data.references(chosen, seq2seq_data.Part(rows, talks, talks), metric)
     return Tasks(questions, prompts, references, data_facts(dict(data)), dict(counts))
-
-
-def ask_encoder_decoder(
-    tasks: Tasks, args: seq2seq_models.Seq2SeqArguments, batch_size: int, device: str
-) -> tuple[list[dict], str | None]:
-    """Answers of an encoder-decoder, in the form of [`answers.answer`], and the model's revision.
-
-    Args:
-        tasks (`Tasks`): From [`load`] with `chat=False`.
-        args ([`Seq2SeqArguments`]): Model, lengths, `overlength`.
-        batch_size (`int`): Prompts at once.
-        device (`str`): Where the model runs.
-    """
-    tokenizer = seq2seq_models.load_tokenizer(args)
-    model, revision = seq2seq_models.load_model(args, tokenizer, device == "cpu")
-    entries = seq2seq_predict.encode(tasks.prompts, tokenizer, args)
-    settings = {"max_new_tokens": args.max_target_length, "num_beams": 1}
-    said = {
-        line["index"]: line
-        for lines in seq2seq_predict.answers(entries, model.to(device), tokenizer, batch_size, settings)
-        for line in lines
-    }
-    asked = [(question["id"], said[place]) for place, question in enumerate(tasks.questions)]
-    answered = [
-        {
-            "id": name,
-            "turns": [line["answer"]],
-            "problems": ["too_long" if line["answer"] is None else None],
-            "truncated": [line["cut"]],
-        }
-        for name, line in asked
-    ]
-    return answered, revision
 
 
 def evaluate(

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from .pairs import column, confirm, found, matches, prompt
+from .pairs import column, confirm, found, holds, matches, prompt
+from .parameters import Count
 
 URL = r"(?:https?://|\bwww\.)[^\s<>\"')\]]+"
 ONLY_URL = rf"(?i)\A\s*(?:\w+\s*:\s*)?[<\[(]?{URL}[>\])]?\s*\z"
 READS = (
-    r"\b(?:summari[sz]e|summary|read|review|analy[sz]e|describe|explain|discuss|critique|paraphrase|outline|extract|"
+    r"总结|概括|摘要|阅读|分析|这篇|文章|网页|要約|要点|요약|zusammen|fass\w* |lies |analysier|résum|lis |analyse"
+    r"|resum|lee |analiza|обобщи|прочитай"
+    r"|\b(?:summari[sz]e|summary|read|review|analy[sz]e|describe|explain|discuss|critique|paraphrase|outline|extract|"
     r"identify|answer|find|list|tell|main (?:idea|points?|topic)|key (?:points?|takeaways?)|what (?:is|does|are)|"
     r"who|according to|based on|from)\b"
 )
@@ -43,23 +47,39 @@ KINDS = (
     r"(?:image|picture|photo|photograph|figure|diagram|chart|screenshot|infographic|painting|audio(?: clip| file)?|"
     r"recording|sound ?track|video(?: clip)?|clip|gif|drawing|illustration)"
 )
+# What can be described only by who sees or hears it; "the figure", "the drawing" may be many things.
+SEEN = (
+    r"(?:image|picture|photo|photograph|screenshot|infographic|painting|chart|diagram|audio(?: clip| file)?"
+    r"|recording)s?(?=\s*(?:[.!?:;,\n]|\Z|and\b|in (?:detail|one|two|three|your|a few)\b))"
+)
 POINTS = re.compile(
-    rf"\b(?:(?:this|these|the (?:following|attached|above|below|given|provided|accompanying|uploaded|shown)) {KINDS}s?"
+    rf"(?:\A|[.!?:\n]\s{{0,9}}|\bplease )(?:describe|caption|analy[sz]e|transcribe|interpret|look at|study|examine)\s"
+    rf"(?:what (?:is|you see|can be seen) (?:in|on) )?(?:the|this|that) {SEEN}"
+    rf"|\b(?:(?:this|these|the (?:following|attached|above|below|given|provided|accompanying|uploaded|shown)) "
+    rf"{KINDS}s?"
     rf"|(?:the|an?) {KINDS}s? (?:below|above|attached|provided|shown|given|i (?:sent|uploaded|attached))"
     rf"|listen to the (?:following |attached |audio |given )?{KINDS}s?"
     r"|in the (?:image|picture|photo|photograph)(?! of\b))\b(?![- ]?(?:games?|books?|frame|cards?|editor|editing|"
-    r"processing|formats?|files? (?:type|format)|quality|of (?:the|a) (?:speech|company|world)|stores?|theory|album))"
-    r"|<\s*(?:image|img|audio|video)\s*>|\[\s*(?:image|picture|photo|audio|video)\s*(?:\d+|attached|here)?\s*\]"
+    r"processing|formats?|files? (?:type|format)|quality|of speech|of (?:the|a) (?:speech|company|world)"
+    r"|stores?|theory|album))"
+    r"|<\s*(?:image|img|audio|video)\s*>"
+    r"|\[\s*(?:image|picture|photo|audio|video)\s*(?:\d+|attached|here|of [^\[\]\n]{1,60})?\s*\]"
     r"|这(?:张|幅)(?:图|照片|画)|(?<!以)(?:下|上|附)图(?!案|书)|以下(?:图片|图像|照片|音频|视频)"
     r"|这段(?:音频|视频|录音)|给定的?(?:图片|图像|照片)"
     r"|\b(?:dieses|folgende[sn]?|angehängte[sn]?|obige[sn]?) (?:bild|foto)e?s?\b"
     r"|\b(?:esta|la siguiente) (?:imagen|foto)\b"
-    r"|\b(?:cette|la) (?:image|photo)(?: ci-dessous| suivante| jointe)\b",
+    r"|\b(?:cette|la) (?:image|photo)(?: ci-dessous| suivante| jointe)\b"
+    r"|\b(?:décri(?:s|vez)|beschreiben?(?: sie)?|describ[ea]|descreva|descrivi) "
+    r"(?:cette |l['’]|das |dieses |la |esta |a |questa )(?:image|photo|bild|foto|imagen|imagem|immagine)"
+    r"(?=\s*(?:[.!?:]|\Z))"
+    r"|(?:この|次の|以下の)?(?:画像|写真)(?:を|について)(?:説明|描写)"
+    r"|(?:이|다음) ?(?:사진|이미지)(?:을|를) ?(?:설명|묘사)"
+    r"|опиши(?:те)? (?:это |эту |данную )?(?:изображение|картинку|фото\w*)",
     re.IGNORECASE,
 )
 POINTS_ANY = (
     r"(?i)image|picture|photo|figure|diagram|chart|screenshot|infographic|painting|audio|recording|sound ?track|video"
-    r"|clip|gif|drawing|illustration|图|照片|视频|录音|音频|bild|foto|imagen"
+    r"|clip|gif|drawing|illustration|图|照片|视频|录音|音频|bild|foto|image|画像|写真|사진|이미지|изображение|картинку|фото|immagine"
 )
 MEDIA_FILE = rf"(?i){URL}\.(?:png|jpe?g|gif|svg|webp|bmp|mp[34]|wav|ogg|mov|avi)\b|\A\s*!\[[^\]]*\]\([^)]*\)\s*\z"
 DESCRIBED = 12  # words beside an address or a marker: then the medium is there in words
@@ -72,7 +92,7 @@ def _words(text: str) -> int:
     return len(WORDS.findall(re.sub(URL, " ", text))) + len(CJK.findall(text))
 
 
-def url_claimed(pairs: pa.Table, max_words: int = 60) -> pa.Array:
+def url_claimed(pairs: pa.Table, max_words: Count = 60) -> pa.Array:
     """Drops answers that tell what stands behind an address, which no model of text alone has read.
 
     Either the prompt asks about a page and gives nothing but its address, and the answer does not say that it can't be
@@ -83,7 +103,11 @@ def url_claimed(pairs: pa.Table, max_words: int = 60) -> pa.Array:
         max_words (`int`, *optional*, defaults to 60): A prompt with more words beside the address holds the text.
     """
     asked, answers = prompt(pairs), column(pairs, "answer")
-    asks = matches(asked, f"(?i){URL}") & matches(asked, f"(?i){READS}") & ~matches(asked, ABOUT_ADDRESS)
+    asks = holds(asked, "http://", "https://", "www.", "HTTP", "WWW.")
+    asks[asks] = matches(asked.filter(pa.array(asks)), f"(?i){URL}")
+    # What is asked about is said outside the address: "report.html" is no question about HTML.
+    outside = pc.replace_substring_regex(asked.filter(pa.array(asks)), f"(?i){URL}", " ")
+    asks[asks] = matches(outside, f"(?i){READS}") & ~matches(outside, ABOUT_ADDRESS)
 
     def unread(question: str, answer: str) -> str | None:
         if _words(question) > max_words or _words(answer) < 8 or CANNOT.search(answer[:300]):

@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 
 from .. import flat
 from ..shingles import hashed_tokens, mixed
-from .pairs import column, matches
+from .pairs import column, matches, tokens
+from .parameters import Positive
 
 # Words that say nothing about a task's subject.
 STOP_WORDS = frozenset(
@@ -33,7 +34,7 @@ UNSAFE = ("kill", "bomb", "hack", "drug", "illegal", "suicide", "weapon", "murde
 TWO_PREFIXES = r"(?i)\A\s*(?:I['’]?m sorry|As an AI)"
 
 
-def length(pairs: pa.Table, min_words: int = 3, max_words: int = 500) -> np.ndarray:
+def length(pairs: pa.Table, min_words: Positive = 3, max_words: Positive = 500) -> np.ndarray:
     """1 for an answer of `min_words` to `max_words` words between blanks; n / min below, max / n above."""
     words = pc.count_substring_regex(column(pairs, "answer"), r"\S+").to_numpy(zero_copy_only=False).astype(float)
     return np.minimum(1, np.minimum(words / max(min_words, 1), max_words / np.maximum(words, 1)))
@@ -53,7 +54,7 @@ def relevance(pairs: pa.Table) -> np.ndarray:
     An instruction without content words gives 1.
     """
     answers = column(pairs, "answer")
-    share, _ = taken_up(column(pairs, "instruction"), answers)
+    share, _ = taken_up(column(pairs, "instruction"), tokens(pairs))
     return np.where(matches(answers, TWO_PREFIXES), 0.0, share)
 
 
@@ -66,13 +67,20 @@ def safety(pairs: pa.Table, substrings: Sequence[str] = UNSAFE) -> np.ndarray:
     return 1.0 - unsafe
 
 
-def taken_up(asked: pa.Array, answers: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each text's different content words that its answer has (1 where there are none), and their number."""
+def taken_up(asked: pa.Array, answers: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Share of each text's different content words that its answer has (1 where there are none), and their number.
+
+    Args:
+        asked (`pa.Array`): Texts.
+        answers (`tuple[np.ndarray, np.ndarray]`): Their answers' words, as [`pairs.tokens`] gives them.
+    """
     hashes, rows = _words(asked)
     content = ~np.isin(hashes, hashed_tokens(pa.array(sorted(STOP_WORDS)))[0])
     wanted, first = np.unique(_keys(hashes[content], rows[content]), return_index=True)
     rows = rows[content][first]
-    given = np.sort(np.append(_keys(*_words(answers)), np.uint64(2**64 - 1)))  # `np.isin` takes six times as long
+    given = np.sort(
+        np.append(_keys(answers[0], flat.row_of_turn(answers[1])), np.uint64(2**64 - 1))
+    )  # `np.isin` takes six times as long
     there = given[np.searchsorted(given, wanted)] == wanted
     total, hits = (np.bincount(which, minlength=len(asked)) for which in (rows, rows[there]))
     return np.where(total > 0, hits / np.maximum(total, 1), 1.0), total

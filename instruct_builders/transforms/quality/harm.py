@@ -27,8 +27,10 @@ CATEGORIES: dict[str, dict[str, str]] = {
         "do": f"{MAKE}|detonate|detonating|plant|planting",
         "what": r"(?:pipe |nail |car |dirty |homemade |petrol |fertili[sz]er )?bombs?|explosives?|explosive devices?"
         r"|ieds?|molotov(?: cocktails?)?|grenades?|ghost guns?|nerve (?:gas|agents?)|sarin|silencers?",
-        "phrases": r"制造炸弹|制作炸弹|自制炸弹|制造炸药|爆弾の作り方|爆弾を作|폭탄(?:을)? 만드|صنع قنبلة|बम बनाने"
-        r"|bomben? (?:zu )?bauen|eine bombe bauen|sprengstoff herstellen|(?:fabricar|hacer|construir) una bomba"
+        "phrases": r"制造炸弹|制作炸弹|自制炸弹|制造炸药|爆弾の作り方|爆弾を作|폭탄(?:을)? 만드|(?:صنع|أصنع"
+        r"|نصنع) (?:قنبلة|متفجرات)|बम बनाने"
+        r"|bomben? (?:zu )?bauen|(?:baue|bastle|baut man|bastelt man)(?: ich)? (?:eine )?bomben?|eine bombe bauen"
+        r"|sprengstoff herstellen|(?:fabricar|hacer|construir) una bomba"
         r"|fabriquer (?:une bombe|des explosifs)|(?:fazer|fabricar) uma bomba|(?:costruire|fabbricare) una bomba"
         r"|(?:сделать|собрать|изготовить) (?:бомбу|взрывчатку)|zbudować bombę|bomba yap(?:ımı|mak)",
     },
@@ -44,6 +46,10 @@ CATEGORIES: dict[str, dict[str, str]] = {
         "what": r"ransomware|malware|keyloggers?|computer (?:virus|viruses|worms?)|trojans?|botnets?|ddos attacks?"
         r"|phishing (?:e-?mails?|pages?|sites?)|spyware|credit card skimmers?",
         "phrases": r"hack into (?:someone|somebody|his|her|their|a person|my (?:ex|neighbou?r))[^.\n]{0,40}"
+        r"|hack (?:into )?(?:(?:my |his |her |their |your )(?:ex(?:-\w+)?|girlfriend|boyfriend|wife|husband|partner"
+        r"|friend"
+        r"|neighbou?r|boss|teacher|co-?worker)|someone(?: else)?|somebody)['’]s (?:\w+ )?(?:instagram|facebook|e-?mail"
+        r"|phone|snapchat|whatsapp|accounts?|wi-?fi|computer|laptop)"
         r"|steal (?:someone|somebody)(?:['’]s)? (?:identity|passwords?|credit card)"
         r"|(?:编写|制作)(?:勒索软件|木马|病毒程序)|盗取(?:他人)?(?:密码|账号)"
         r"|schadsoftware (?:schreiben|programmieren)"
@@ -52,7 +58,9 @@ CATEGORIES: dict[str, dict[str, str]] = {
     },
     "self_harm": {
         "phrases": r"(?:you should|just|go) kill yourself|kys|(?:ways|how|methods?|steps) (?:to|of) (?:commit(?:ting)?"
-        r" suicide|kill(?:ing)? (?:yourself|myself)|end(?:ing)? (?:your|my) life|self-harm)|suicide (?:methods|recipe)"
+        r" suicide|kill(?:ing)? (?:yourself|myself)|end(?:ing)? (?:your|my) life|self-harm)|suicide (?:methods"
+        r"|recipe)|how (?:can|could|do|would|should) i (?:best |painlessly )?(?:commit suicide|kill myself"
+        r"|end my (?:own )?life)"
         r"|自杀(?:的)?(?:方法|方式|教程)|自殺の方法|methoden? (?:zum|für) selbstmord"
         r"|(?:cómo|maneras de) suicidar(?:se|me)"
         r"|comment (?:se|me) suicider|как (?:покончить с собой|убить себя)|come suicidarsi",
@@ -64,7 +72,12 @@ CATEGORIES: dict[str, dict[str, str]] = {
         r"people)|get away with murder|dispose of a (?:dead )?body)|如何(?:杀人|谋杀)|杀人(?:的)?方法"
         r"|cómo matar a (?:una persona|alguien)|comment tuer (?:quelqu['’]un|une personne)"
         r"|wie man (?:jemanden|einen menschen) (?:tötet|ermordet)"
-        r"|как убить человека",
+        r"|как убить человека"
+        r"|how (?:can|could|do|would|should) i (?:secretly )?(?:kill|murder|poison) my (?:wife|husband|boss"
+        r"|ex(?:-\w+)?"
+        r"|girlfriend|boyfriend|partner|roommate|parents?|mother|father|brother|sister|neighbou?rs?|co-?workers?)"
+        r"|(?:ways|how) to (?:kill|murder) my (?:wife|husband|boss|ex(?:-\w+)?|girlfriend|boyfriend|partner)"
+        r"|wie (?:kann ich|töte ich|ermorde ich) (?:meine frau|meinen mann|meinen chef)(?: töten| umbringen)?",
     },
     "minors": {
         "phrases": r"(?:child|kiddie|underage) porn\w*|sexual(?:i[sz]ed)? (?:content|acts?|images?|stor(?:y|ies))"
@@ -83,18 +96,33 @@ ABOUT = re.compile(
     r"\b(?:prevent\w*|avoid\w*|detect\w*|recogni[sz]\w*|identif\w*|protect\w*|defend\w*|report\w*|against|illegal|"
     r"unlawful|crime|criminal|banned|prohibit\w*|forbid\w*|never|do not|don['’]t|not to|condemn\w*|stop|suspect\w*|"
     r"accus\w*|convict\w*|arrest\w*|history|historical|war|novel|film|movie|fiction\w*|tried to|attempted|guilty|"
-    r"charged|warn\w*|remove|removing|danger\w*|risk\w*)\b[^.!?\n]{0,120}\Z",
+    r"charged|warn\w*|remove|removing|danger\w*|risk\w*|attackers?|criminals?|hackers?|cyber\w*|army|military"
+    r"|soldiers?|veterans?|learn(?:ed|t) (?:how )?to|did people"
+    r"|terrorists?|police|malicious actors?)\b[^.!?\n]{0,120}\Z",
     re.IGNORECASE,
 )
 HARMLESS = re.compile(
     r"\b(?:bath|seed|photo|cherry|glitter|hot chocolate|cocoa|smoke|f|fat|calorie|water|stink|logic|fork|zip|google|"
     r"yarn|jager|trojan horse)[ -]?(?:bombs?|costume|horse)\b|\b(?:toy|paper|chocolate|cake|lego|cosplay)\b"
-    r"[^.!?\n]{0,30}(?:bombs?|grenades?)",
+    r"[^.!?\n]{0,30}(?:bombs?|grenades?)|\btrojan horse\b",
     re.IGNORECASE,
 )
 
 VIVID = re.compile(
     r"\bexplosive (?:reaction|growth|force|power|energy|sound|start|movement|strength|burst|eruption|effect)",
+    re.IGNORECASE,
+)
+# Of a cable and what else is white and has to do with electricity.
+ELECTRIC = re.compile(
+    r"white power (?:cables?|cords?|suppl\w+|adapt\w+|strips?|buttons?|outlets?|sockets?|plugs?|banks?|tools?"
+    r"|indicators?"
+    r"|leds?|lights?|bricks?|drills?)\b",
+    re.IGNORECASE,
+)
+# Who asks about suicide and is told where help is has got the best answer there is.
+SUPPORT = re.compile(
+    r"hotline|helpline|lifeline|\b988\b|crisis|counsel|therapist|not alone|seek (?:\w+ )?help|reach out|热线|求助"
+    r"|telefonseelsorge",
     re.IGNORECASE,
 )
 # Nobody builds one at home: a word of history and physics, unless it is asked how.
@@ -140,7 +168,8 @@ def harmful(
     """Drops rows whose instruction, context or answer asks for harm or tells how, by category.
 
     What stands behind words of prevention, law, history or fiction in its sentence passes, and so does an answer to a
-    question with such words: rows about harm are kept at the price of missing some that hide behind them.
+    question with such words: rows about harm are kept at the price of missing some that hide behind them. So does a
+    question about suicide whose answer says where to find help.
 
     Args:
         pairs (`pa.Table`): Pairs.
@@ -166,8 +195,10 @@ def harmful(
                     before = text[max(0, match.start() - 120) : match.start()]
                     about = ABOUT.search(before) or (place and harmless_question)
                     about = about or VIVID.match(text, max(0, match.end() - len("explosive")))
+                    about = about or ELECTRIC.match(text, match.start())
+                    about = about or (name == "self_harm" and SUPPORT.search(row[-1]))
                     about = about or (NUCLEAR.search(match[0]) and not ASKS_HOW.search(row[0]))
-                    if not about and not HARMLESS.search(match[0]):
+                    if not about and not HARMLESS.search(text[match.start() : match.end() + 8]):
                         return f"{name}: {match[0][:60]!r}"
         return None
 

@@ -1,4 +1,4 @@
-"""What a generator or a parser left behind: empty answers, markers, merged rows, control characters, cut ends."""
+"""What a generator or a parser left behind: empty answers, markers, merged rows, control characters."""
 
 from __future__ import annotations
 
@@ -8,46 +8,93 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..turns import NO_INPUT
-from .pairs import column, confirm, found, lacks, matches, prompt, spread, units
+from .pairs import column, confirm, found, holds, lacks, matches, prompt, spread
 
 NOTHING = (
-    r"(?i)\A[\s\pZ\pC]*(?:\.{2,}|…+|[<(\[]?\s*(?:n/a|nan|null|undefined|no[ _-]?output|empty|placeholder"
-    r"|not applicable)\s*[>)\]]?\s*\.?)?[\s\pZ\pC]*\z"
+    r"(?i)\A[\s\pZ\pC]*(?:(?:output|answer|response|输出|回答)\s*[:：]\s*)?(?:\.{2,}|…+|\.|-{1,3}|—|\"\"|''|“”"
+    r"|[<(\[（【]?\s*(?:#?n/a(?:\s*[(\[][^()\[\]]{0,40}[)\]])?|nan|null|undefined|no[ _-]?output|empty|placeholder"
+    r"|not applicable|not available|todo|tbd|(?-i:NA)|(?:无|没有)(?:输出|答案|回答))\s*[>)\]）】]?\s*\.?"
+    r"|[<(\[]\s*no[ _-]?(?:answer|response|text)\s*[>)\]])?[\s\pZ\pC]*\z"
 )
 ABOUT_NULL = re.compile(r"\b(?:json|sql|java|javascript|code|value|type|pointer|function|hypothesis)\b", re.IGNORECASE)
-MARKER = r"(?i)[<\[]\s*no[ _-]?(?:input|output)\s*[>\]]"
-# "Instruction:" behind a number, or both headings of a task at the beginning of lines.
-NUMBERED = r"(?i)(?:^|[^\pL\pN.])\d{1,2}\s*\.\s*(?:Instruction|Anweisung|Instrucción|Instruction|指令)\s*[:：]"
-HEADINGS = r"(?is)(?:\A|\n)[#*\s]*(?:Instruction|指令)\s*\**[:：].*\n[#*\s]*(?:Output|Response|Answer|输出)\s*\**[:：]"
+# An answer without any letter may be the sign, the empty text or the line of code that was asked for.
+ABOUT_SIGNS = re.compile(
+    r"punctuat|\b(?:signs?|symbols?|marks?|characters?|operators?|morse|delimit\w*|hyphens?|dash\w*|separators?|strings?"
+    r"|empty|quot\w+|syntax|return\w*|print\w*|period|stop|zeichen|satzzeichen)\b|符号|标点|空|返回|打印",
+    re.IGNORECASE,
+)
+ABOUT_NA = re.compile(
+    r"sodium|chemi|symbol|abbrev|acronym|stand for|element|countr|continent|code|钠|化学", re.IGNORECASE
+)
+MARKER = r"(?i)[<\[]\s*no[ _-]?(?:input|output)\s*[>\]]|[<\[（【(]\s*(?:无|没有|无需|不需要)(?:输入|输出)\s*[>\])）】]"
+# A context that only says that there is none, beyond what the step `no_input_markers` repairs.
+NO_CONTEXT = (
+    r"(?i)\A\s*(?:[<(\[（【]\s*empty\s*[>)\]）】]|[<(\[（【]?\s*(?:(?:无|没有|无需|不需要)输入"
+    r"|no (?:additional |further )?input (?:is |was )?(?:needed|required|necessary|provided|given)"
+    r"(?: (?:for|in|by|with) (?:this|the) \w+)?)\s*[>)\]）】]?)\s*[.。]?\s*\z"
+)
+# "12. Instruction:", wherever it stands, or as a line of its own without the colon.
+WORD_FOR_TASK = r"(?:Instruction|Anweisung|Aufgabe|Instrucción|Instrução|Istruzione|指令)"
+NUMBERED_FORM = r"(?:^|[^\w.])(?P<number>\d{1,2})\s{0,3}\.\s{0,3}" + WORD_FOR_TASK + r"\s{0,3}(?:[:：]|\r?\n(?=\S))"
+NUMBERED = re.compile(NUMBERED_FORM, re.IGNORECASE | re.MULTILINE)
+NUMBERED_LIKELY = rf"(?i)\d\s*\.\s*{WORD_FOR_TASK}\s*[:：\r\n]"
+# Strings of which one stands in every heading, or before every turn of a chat: cheap to look for.
+HEADING_PARTS = ("nstru", "NSTRU", "nweisung", "ufgabe", "struzione", "指令")
+MARK_PARTS = ("</s>", "|>", "###", "_turn>")
+ROLE_PARTS = ("Human:", "User:", "Question:", "HUMAN:", "USER:", "human:", "user:")
+# Both headings of a task at the beginning of lines.
+HEADINGS = (
+    rf"(?is)(?:\A|\n)[#*\s]*{WORD_FOR_TASK}\s*\**\s?[:：].*\n[#*\s]*(?:Output|Response|Answer|输出|Ausgabe|Antwort"
+    r"|Réponse|Sortie|Respuesta|Salida|Resposta|Risposta)\s*\**\s?[:：]"
+)
+RESULT = re.compile(r"\n\s{0,9}(?:\d{1,2}\s?\.\s?)?(?:Input|Output|Eingabe|Ausgabe|输入|输出)\s?[:：]", re.IGNORECASE)
+# In a question: the task and what belongs to it, with their number.
+BOTH_NUMBERED = (
+    rf"(?is)\d\s*\.\s*{WORD_FOR_TASK}\s*[:：\r\n].*\n\s*(?:\d{{1,2}}\s*\.\s*)?"
+    r"(?:Input|Output|Eingabe|Ausgabe|输入|输出)\s*[:：]"
+)
+# A chat goes on behind the answer: its roles, or the marks that end a turn and begin the next.
+ROLES = re.compile(
+    r"\n\s{0,9}(?P<hit>(?:Human|User|Question)\s{0,3}:[^\n]{1,2000}\n\s{0,9}(?:Assistant|AI|Answer)\s{0,3}:)",
+    re.IGNORECASE,
+)
+MARKS = (
+    r"(?:</s>|<\|(?:endoftext|im_end|eot_id|end|end_of_turn)\|>|<end_of_turn>)\s*(?:#+\s*\pL|<\|(?:im_start|user"
+    r"|system|start_header_id)|<s>|\[INST\]|<start_of_turn>|(?:Human|User|USER|Q|Instruction)\s*:)|\n###\s*Instruction\s*:"
+)
+ABOUT_TASKS = (
+    r"(?i)\binstruction\s*:|指令\s*[:：]|\balpaca\b|fine-?tun|\bdata ?sets?\b|training data|prompt|template|token"
+)
+ABOUT_TALK = re.compile(
+    r"dialog|conversation|\bchat|script|role-?play|interview|transcript|\bq ?& ?a\b|faq|quiz|assistant\s*:|human\s*:"
+    r"|user|question|story|scene|对话|聊天",
+    re.IGNORECASE,
+)
 # All but tab and the line ends; a half-read character; marks that turn the direction of what follows.
 CONTROL = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{80}-\x{9f}\x{fffd}\x{202d}\x{202e}]"
-FENCE = re.compile(r"[ \t>*\-]*(`{3,}|~{3,})[ \t]*([^`\n]*)")
-
-# Words that end no sentence, in small letters, or a mark that something follows.
-DANGLING = (
-    r"[\pL\pN,;:][ \n]+(?:the|a|an|and|or|of|but|because|their|its|than|whose|und|oder|der|ein|eine|weil|que|los|las"
-    r"|und|et|les|des|une|della|degli|perché|и|или|что)\s*\z"
-)
-OPEN_MARK = r"(?:[(\[{,;，、；（]|[^\s:：]\s*[:：])\s*\z"
-SIGNED = r"(?:#[\pL\pN_]+|[-–—~]+\s?\p{Lu}[^\n!?]{1,40})\s*\z"  # a hashtag, or who said it
-CLOSING = r"(?i)\n[^\n.!?]{1,40},\s*\z"  # "Best regards," as the last line of a letter
-ENDS_IN_LETTER = r"[\pL]\s*\z"
-SENTENCE_END = r"[.!?。！？][\"”’)\]*]*(?:\s|\z)|[。！？]"
 
 
 def empty_output(pairs: pa.Table) -> pa.Array:
-    """Drops answers without text, or that only say that there is none: `N/A`, `null`, `<nooutput>`, `...`.
+    """Drops answers without text, or that only say that there is none: `N/A`, `null`, `<nooutput>`, `...`, `-`.
 
-    `None` and `NA` are left: both are answers. So is a marker that the prompt itself speaks of.
+    `None` and `无` are left: both are answers. So are a marker that the prompt itself speaks of, `NA` where sodium or
+    an abbreviation may be meant, a sign where signs are asked for, and "Not available" of what the context lacks.
     """
     answers = column(pairs, "answer")
 
-    def judge(answer: str, asked: str) -> str | None:
-        said = answer.strip().strip("<>[]().…").strip().lower()
-        own_word = said == "null" and ABOUT_NULL.search(asked) is not None
-        return None if said and (said in asked.lower() or own_word) else repr(answer[:20])
+    def judge(answer: str, asked: str, context: str) -> str | None:
+        said = answer.strip().strip("<>[]().…#").strip().lower()
+        if not any(character.isalpha() for character in said):
+            excused = len(answer.strip()) > 0 and ABOUT_SIGNS.search(asked) is not None and set(said) != {"."}
+        else:
+            excused = re.search(rf"(?<!\w){re.escape(said)}(?!\w)", asked, re.IGNORECASE) is not None or (
+                said == "null" and ABOUT_NULL.search(asked) is not None
+            )
+            excused |= said == "na" and ABOUT_NA.search(asked) is not None
+            excused |= said == "not available" and context != ""
+        return None if excused else repr(answer[:20])
 
-    return confirm(matches(answers, NOTHING), judge, answers, prompt(pairs))
+    return confirm(matches(answers, NOTHING), judge, answers, prompt(pairs), column(pairs, "context"))
 
 
 def no_input_marker(pairs: pa.Table, context: bool = True) -> pa.Array:
@@ -62,13 +109,44 @@ def no_input_marker(pairs: pa.Table, context: bool = True) -> pa.Array:
     details = pc.coalesce(found(column(pairs, "instruction"), MARKER), found(column(pairs, "answer"), MARKER))
     if not context:
         return details
-    return pc.coalesce(details, found(column(pairs, "context"), NO_INPUT), found(column(pairs, "context"), MARKER))
+    given = column(pairs, "context")
+    return pc.coalesce(details, *[found(given, pattern) for pattern in (NO_INPUT, NO_CONTEXT, MARKER)])
 
 
 def merged_rows(pairs: pa.Table) -> pa.Array:
-    """Drops answers in which a further task begins, such as `12. Instruction:`, unless the prompt has that form."""
-    answers, own = column(pairs, "answer"), lacks(prompt(pairs), r"(?i)instruction\s*:|指令\s*[:：]")
-    return pc.coalesce(found(answers, NUMBERED, own), found(answers, HEADINGS, own))
+    """Drops rows in which a further task begins, such as `12. Instruction:`, or the chat goes on behind the answer.
+
+    A prompt that speaks of such forms excuses them (data sets, templates; dialogues for the roles of a chat), and so
+    does a list whose item before, or the first, it is: "1. Instruction: explain the rule. 2. Practice: ...".
+    """
+    asked, answers = prompt(pairs), column(pairs, "answer")
+
+    def numbered(text: str) -> str | None:
+        for match in NUMBERED.finditer(text):
+            number, before = int(match["number"]), text[max(0, match.start() - 3000) : match.start()]
+            goes_on = re.search(
+                rf"(?:^|\s){number - 1}\s?\.\s{{0,3}}[*_]{{0,2}}\w[\w -]{{0,30}}[*_]{{0,2}}[:：]", before
+            )
+            if number > 1 and not (goes_on and not RESULT.search(text, match.end(), match.end() + 3000)):
+                return repr(match[0].strip()[:80])
+        return None
+
+    def chat(answer: str, asked: str) -> str | None:
+        match = ROLES.search(answer)
+        excused = match is None or ABOUT_TALK.search(asked) or re.match(r"\W{0,9}\w{1,20} ?[:：]", answer)
+        return None if excused else repr(match["hit"][:80])
+
+    free, numbers = holds(answers, *HEADING_PARTS, *ROLE_PARTS, *MARK_PARTS), holds(asked, *HEADING_PARTS)
+    free[free] = lacks(asked.filter(pa.array(free)), ABOUT_TASKS)
+    numbers[numbers] = matches(asked.filter(pa.array(numbers)), BOTH_NUMBERED)
+    chosen = answers.filter(pa.array(free))
+    merged = pc.coalesce(
+        confirm(matches(chosen, NUMBERED_LIKELY), numbered, chosen),
+        found(chosen, HEADINGS),
+        found(chosen, MARKS),
+        confirm(holds(chosen, *ROLE_PARTS), chat, chosen, asked.filter(pa.array(free))),
+    )
+    return pc.coalesce(spread(free, merged.to_pylist()), confirm(numbers, numbered, asked))
 
 
 def control_character(pairs: pa.Table) -> pa.Array:
@@ -77,53 +155,3 @@ def control_character(pairs: pa.Table) -> pa.Array:
     What scripts and emoji need passes: joiners, soft hyphens, left-to-right and right-to-left marks.
     """
     return pc.coalesce(*[found(column(pairs, name), CONTROL) for name in ("instruction", "context", "answer")])
-
-
-def open_code_fence(pairs: pa.Table) -> pa.Array:
-    """Drops answers with a code fence that is never closed. Python reads only answers in which a line is a fence."""
-    answers = column(pairs, "answer")
-
-    def judge(answer: str) -> str | None:
-        fence = line_number = None
-        for number, line in enumerate(answer.split("\n"), start=1):
-            match = FENCE.fullmatch(line.rstrip())
-            if match is None:
-                continue
-            if fence is None:
-                fence, line_number = match[1], number
-            elif match[1].startswith(fence) and not match[2]:
-                fence = None
-        return None if fence is None else f"line {line_number} of the answer opens it"
-
-    return confirm(matches(answers, r"(?m)^[ \t>*\-]*(?:```|~~~)"), judge, answers)
-
-
-def truncated_output(
-    pairs: pa.Table, min_words: int = 20, min_last_line: int = 25, min_unstopped: int = 100
-) -> pa.Array:
-    """Drops answers that stop in the middle: after a word or a mark that can't be last, or in a long last paragraph.
-
-    Lists, poems, letters, code and headings rightly end without a full stop; so a missing one counts only in a last
-    line of at least `min_last_line` words, in an answer whose other sentences have theirs, and which is long: a
-    generator's limit cuts long answers, while people leave a last full stop out, and extracts end where they end.
-
-    Args:
-        pairs (`pa.Table`): Pairs.
-        min_words (`int`, *optional*, defaults to 20): Words an answer must have to be looked at.
-        min_last_line (`int`, *optional*, defaults to 25): Words of the last line, when only the full stop is missing.
-        min_unstopped (`int`, *optional*, defaults to 100): Words of the whole answer then.
-    """
-    answers, words = column(pairs, "answer"), pairs["words"].to_numpy()
-    ends = pc.utf8_slice_codeunits(pc.utf8_rtrim_whitespace(answers), -60, 2**31 - 1)
-    cut = matches(ends, DANGLING) | (matches(ends, OPEN_MARK) & lacks(ends, CLOSING))
-    letter = matches(ends, ENDS_IN_LETTER) & lacks(ends, SIGNED) & ~cut
-    # Most answers end with a full stop and are done with; the others are read whole.
-    cut, letter = (where & (words >= least) for where, least in ((cut, min_words), (letter, min_unstopped)))
-    for where in (cut, letter):
-        where[where] = lacks(answers.filter(pa.array(where)), r"```|~~~|[{};]\s*\z|</\w+>\s*\z")
-    last = pc.replace_substring_regex(answers.filter(pa.array(letter)), r"(?s)\A.*\n", "")
-    prose = matches(last, SENTENCE_END) & lacks(last, r"\A\s*(?:[-*•|>#]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.)]\s)")
-    letter[letter] = prose & (units(last) >= min_last_line)
-    cut |= letter
-    tails = pc.utf8_slice_codeunits(ends.filter(pa.array(cut)), -30, 2**31 - 1).to_pylist()
-    return spread(cut, [f"ends with {tail!r}" for tail in tails])

@@ -28,8 +28,8 @@ def pairs_of(table: pa.Table) -> pa.Table:
 
     Returns:
         `pa.Table`: `instruction`, `context` and `answer` (strings, never null), `words`, the answer's length by
-        [`units`], `row`, the row's number, `turn`, the answer's place in its conversation, and `tools`, whether
-        the row offers functions to call.
+        [`units`], `tokens`, the hashes of these words, `row`, the row's number, `turn`, the answer's place in its
+        conversation, and `tools`, whether the row offers functions to call.
     """
     offsets, turns = flat.flatten(table)
     codes, rows = flat.roles(turns), flat.row_of_turn(offsets)
@@ -38,12 +38,14 @@ def pairs_of(table: pa.Table) -> pa.Table:
     answers = np.flatnonzero((codes == flat.ASSISTANT) & ~calls_only & flat.open_rows(table)[rows])
     asked = np.maximum.accumulate(np.where(codes == flat.USER, np.arange(len(codes)), -1))[answers]
     asked = np.where(asked >= offsets[rows[answers]], asked, -1)
+    hashes, bounds = hashed_tokens(contents.take(pa.array(answers)))  # once for all that count or compare words
     first = asked == flat.first_per_row(codes == flat.USER, offsets)[rows[answers]]
     columns = {
         "instruction": _taken(contents, asked, asked >= 0),
         "context": pa.repeat(EMPTY, len(answers)),
         "answer": contents.take(pa.array(answers)),
-        "words": pa.array(units(contents.take(pa.array(answers)))),
+        "words": pa.array(np.diff(bounds)),
+        "tokens": pa.LargeListArray.from_arrays(pa.array(bounds), pa.array(hashes)),
         "row": pa.array(rows[answers]),
         "turn": pa.array(answers - offsets[rows[answers]]),
     }
@@ -67,6 +69,13 @@ def column(pairs: pa.Table, name: str) -> pa.Array:
     return flat.one_array(pairs[name])
 
 
+def tokens(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The answers' words, as [`shingles.hashed_tokens`] gives them."""
+    lists = column(pairs, "tokens")
+    bounds = lists.offsets.to_numpy()
+    return lists.values.to_numpy()[bounds[0] : bounds[-1]], bounds - bounds[0]
+
+
 def prompt(pairs: pa.Table) -> pa.Array:
     """Instruction and context, an empty line between them."""
     return pc.binary_join_element_wise(column(pairs, "instruction"), column(pairs, "context"), BETWEEN)
@@ -75,6 +84,11 @@ def prompt(pairs: pa.Table) -> pa.Array:
 def matches(texts: pa.Array, pattern: str) -> np.ndarray:
     """Which texts an RE2 expression finds something in (bool)."""
     return flat.booleans(pc.match_substring_regex(texts, pattern))
+
+
+def holds(texts: pa.Array, *parts: str) -> np.ndarray:
+    """Which texts have at least one of these strings in them (bool); one pass for all, whatever their number."""
+    return matches(texts, "|".join(re.escape(part) for part in parts))
 
 
 def found(texts: pa.Array, pattern: str, where: np.ndarray | None = None) -> pa.Array:

@@ -1,14 +1,17 @@
 """Personal data: addresses, numbers and keys, masked or a reason to drop the row.
 
-Each kind is a regular expression and, where the number has one, its checksum: a card its Luhn digit, an IBAN its
-remainder by 97 and its country's length. RE2 looks over whole columns; Python only at the texts in which it found
-something.
+RE2 looks over whole columns; Python only at the texts in which it found something (`pii_forms`, and for the two kinds
+that take most telling apart `pii_emails` and `pii_phones`). In the arguments of tool calls and in `tools` the texts
+that are values are searched; what is masked there leaves JSON that is otherwise the same, byte for byte.
+
+`regions` beside the kinds names the countries whose national phone numbers are looked for everywhere, grouped as
+numbers are; without it they count only after a word for a phone. That takes the optional extra `pii`.
 
 Names of people and postal addresses need a model of the language, and none comes with this package: without one they
 are not looked for. Any recogniser goes in as `recognise: module:function`, with kinds of your own beside it:
 
 ```yaml
-pii: {email: mask, recognise: my_pii:find, person: mask, address: drop}
+pii: {email: mask, phone: mask, regions: [US, DE], recognise: my_pii:find, person: mask, address: drop}
 ```
 
 where `find` takes a list of texts and gives, for each, a list of (begin, end, kind). With Presidio and a spaCy model:
@@ -27,91 +30,115 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import ConfigError, did_you_mean
-from ...secret_scan import PATTERNS
 from .. import flat
 from ..functions import function_of
+from . import pii_phones
+from .pii_forms import KINDS, Span, json_strings, likely, placeholder, replaced, spans, written
 
-Span = tuple[int, int, str]  # begin, end and kind
 ACTIONS = ("mask", "drop", "keep")
-RECOGNISE = "recognise"  # beside the kinds: a recogniser for others than [`KINDS`]
+RECOGNISE, REGIONS = "recognise", "regions"  # beside the kinds
 OWN_KIND = re.compile(r"[a-z][a-z0-9_]*")
 BATCH = 256  # texts handed to a recogniser at a time
-# Names that are reserved for examples (RFC 2606), and the user names of version control.
-RESERVED = re.compile(r"(?i)@(?:[\w.-]+\.)?(?:example|test|invalid|localhost)(?:\.\w+)?\Z|\A(?:git|svn|hg)@")
-EMAIL = r"[A-Za-z0-9][A-Za-z0-9._%+\-]*@(?:[A-Za-z0-9](?:[A-Za-z0-9\-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24}"
-PHONE = (
-    r"\+[1-9]\d{0,2}[ .\-]?(?:\(0?\d{1,4}\)[ .\-]?)?\d{1,4}(?:[ .\-]?\d{2,5}){1,4}"  # international
-    r"|(?:1[ \-])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[.\-])[2-9]\d{2}[.\- ]\d{4}"  # North America
-    r"|1[3-9]\d-\d{4}-\d{4}|0\d{2,4}[/\-]\d{6,8}"  # China (mobile), and an area code with its stroke
-)
-# No issuer has 20 or 21: four groups that begin so are years, and one list of years in ten passes Luhn.
-CARD = r"(?:2[2-7]|[3-6]\d)\d{2}(?:[ \-]?\d{4}){2}[ \-]?\d{1,7}|3[47]\d{2}[ \-]?\d{6}[ \-]?\d{5}"
-IBAN = r"[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?"
-PRIVATE = r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?-----(?:(?s:.*?)-----END [A-Z0-9 ]*-----)?"
-KEY = "|".join(f"(?:{form})" for kind, form in PATTERNS.items() if kind != "private key") + f"|{PRIVATE}"
-KINDS = {"key": KEY, "iban": IBAN, "card": CARD, "email": EMAIL, "phone": PHONE}  # a card may look like a phone
-EXACT = {
-    kind: re.compile(form if kind == "key" else rf"(?<![\w.+\-/=@])(?:{form})(?![\w@]|[.\-]\d)")
-    for kind, form in KINDS.items()
-}
-# Ungrouped digits are a card only where the text speaks of one: every tenth number passes Luhn by chance.
-SPEAKS_OF_CARD = re.compile(
-    r"(?i)\bcards?\b|\bvisa\b|master ?card|\bamex\b|credit|debit|karte|tarjeta|carte|cartão|信用卡|卡号"
-)
-# ISO 13616 lengths.
-IBAN_COUNTRIES = {
-    15: "NO",
-    16: "BE",
-    18: "DK FI FO GL NL",
-    19: "MK SI",
-    20: "AT BA EE KZ LT LU XK",
-    21: "CH HR LI LV",
-    22: "BG BH CR DE GB GE IE ME RS VA",
-    23: "AE GI IL IQ",
-    24: "AD CZ ES MD PK RO SA SE SK TN VG",
-    25: "PT",
-    26: "IS TR",
-    27: "FR GR IT MC MR SM",
-    28: "AL AZ BY CY DO GT HU LB PL SV",
-    29: "BR EG PS QA UA",
-    30: "JO KW MU",
-    31: "MT SC",
-    32: "LC",
-}
-IBAN_LENGTHS = {country: length for length, countries in IBAN_COUNTRIES.items() for country in countries.split()}
 
 
-def pii(table: pa.Table, actions: Mapping[str, str | Callable], counts: Counter | None = None) -> pa.Table:
-    """Masks personal data in every turn and in `context`, or rejects the row as `pii`.
+@dataclass(frozen=True)
+class Search:
+    """What is looked for.
 
-    Text without any stays as it is, byte for byte. The arguments of tool calls, `tools` and `meta` are not searched.
-    A row on which the recogniser fails is rejected as `check_failed`.
+    Args:
+        kinds (`frozenset[str]`): Of [`KINDS`] and of the recogniser.
+        regions (`Sequence[str]`, *optional*): As [`pii_phones.phones`] takes them.
+        recognised (`Mapping[str, list[Span]]`): Text -> what the recogniser found in it.
+    """
+
+    kinds: frozenset[str]
+    regions: Sequence[str] | None
+    recognised: Mapping[str, list[Span]]
+
+    def texts(self, place: Place) -> np.ndarray:
+        """Which texts of a place may hold something (bool): some that do not, and none too few."""
+        found = np.zeros(len(place.texts), dtype=bool)
+        if self.kinds & set(KINDS):
+            form = likely(self.kinds, self.regions, place.is_json)
+            found = flat.booleans(pc.match_substring_regex(place.texts, form))
+        if self.recognised and place.is_json:
+            return found | flat.booleans(pc.is_valid(place.texts))
+        if self.recognised:
+            found |= flat.booleans(pc.is_in(place.texts, pa.array(list(self.recognised), place.texts.type)))
+        return found
+
+    def spans(self, text: str, is_json: bool) -> list[Span]:
+        """What stands in a text, none overlapping, in order: by form, and by the recogniser where that left room."""
+        if is_json:
+            strings = json_strings(text)
+            return [span for begin, raw, said in strings for span in written(raw, begin, self.spans(said, False))]
+        taken = spans(text, self.kinds, self.regions)
+        for begin, end, kind in sorted(self.recognised.get(text, ())):
+            if kind in self.kinds and all(end <= first or last <= begin for first, last, _ in taken):
+                taken.append((begin, end, kind))
+        return sorted(taken)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A column, or a field of all turns laid flat, that is searched.
+
+    Args:
+        name (`str`): Of the column or the field.
+        texts (`pa.Array`): Strings; null where there is none.
+        rows (`np.ndarray`): The row of each text.
+        turns (`np.ndarray`, *optional*): The turn of each text in its row.
+        is_json (`bool`): Whether the texts are JSON.
+    """
+
+    name: str
+    texts: pa.Array
+    rows: np.ndarray
+    turns: np.ndarray | None
+    is_json: bool
+
+    def field(self, at: int) -> str:
+        return self.name if self.turns is None else f"messages[{self.turns[at]}].{self.name}"
+
+
+def pii(table: pa.Table, actions: Mapping[str, object], counts: Counter | None = None) -> pa.Table:
+    """Masks personal data in every turn, in tool calls, `tools` and `context`, or rejects the row as `pii`.
+
+    Text without any stays as it is, byte for byte. `meta` is not searched. A row on which the recogniser fails is
+    rejected as `check_failed`.
 
     Args:
         table (`pa.Table`): Records.
         actions (`dict`): Kind (`email`, `phone`, `card`, `iban`, `key`, and what a recogniser under `recognise` finds)
-            -> `mask`, `drop` or `keep`. What is masked becomes `[EMAIL]` and so on.
-        counts (`collections.Counter`, *optional*): Gets how often each kind was `masked_...`.
+            -> `mask`, `drop` or `keep`. What is masked becomes `[EMAIL]` and so on. `regions`: two-letter codes of
+            the countries whose national phone numbers are looked for.
+        counts (`collections.Counter`, *optional*): Gets how often each kind was `masked_...`, and `phones_by`: what
+            told phone numbers from others.
 
     Raises:
-        ConfigError: If a kind or an action is not known.
+        ConfigError: If a kind, an action or a country is not known, or `regions` is given without phonenumbers.
     """
     check_actions(actions)
+    counts = Counter() if counts is None else counts
     find = function_of(actions[RECOGNISE], f"pii: {RECOGNISE}") if RECOGNISE in actions else None
-    kinds = {kind: action for kind, action in actions.items() if kind != RECOGNISE}
-    drop, mask = ({kind for kind, action in kinds.items() if action == wanted} for wanted in ("drop", "mask"))
+    kinds = {kind: action for kind, action in actions.items() if kind not in (RECOGNISE, REGIONS)}
+    drop, mask = (frozenset(kind for kind in kinds if kinds[kind] == wanted) for wanted in ("drop", "mask"))
+    regions = actions.get(REGIONS)
+    if "phone" in drop | mask:
+        counts["phones_by"] = pii_phones.used()
     recognised: dict[str, list] = {}
     if find is not None:
         table, recognised = _recognised(table, find, set(kinds) - set(KINDS))
     if drop:
-        table = _dropped(table, drop, recognised)
-    return _masked(table, mask, Counter() if counts is None else counts, recognised) if mask else table
+        table = _dropped(table, Search(drop, regions, recognised))
+    return _masked(table, Search(mask, regions, recognised), counts) if mask else table
 
 
 def check_actions(actions: Mapping) -> None:
@@ -120,95 +147,50 @@ def check_actions(actions: Mapping) -> None:
         if kind == RECOGNISE:
             function_of(action, f"pii: {RECOGNISE}")
             continue
+        if kind == REGIONS:
+            pii_phones.check_regions(action)
+            continue
         own = RECOGNISE in actions and OWN_KIND.fullmatch(str(kind))
         if kind not in KINDS and not own:
             raise ConfigError(
                 f"pii: {kind!r} is no kind; they are {', '.join(KINDS)}, and those of a recogniser of your own, given "
-                f"as {RECOGNISE}: module:function.{did_you_mean(str(kind), [*KINDS, RECOGNISE])}"
+                f"as {RECOGNISE}: module:function.{did_you_mean(str(kind), [*KINDS, RECOGNISE, REGIONS])}"
             )
         if action not in ACTIONS:
             raise ConfigError(f"pii: {kind}: {action!r} is not known; it is {', '.join(ACTIONS)}.")
 
 
-def spans(text: str, kinds: set[str]) -> list[Span]:
-    """Where personal data stands in a text: begin, end and kind, none overlapping, in order."""
-    taken, left = [], text
-    for kind in KINDS:
-        if kind not in kinds:
-            continue
-        for match in EXACT[kind].finditer(left):
-            if _valid(kind, match[0], text):
-                taken.append((*match.span(), kind))
-        for begin, end, _ in taken:  # what is one kind is no part of another
-            left = f"{left[:begin]}{chr(0) * (end - begin)}{left[end:]}"
-    return sorted(taken)
+def _places(table: pa.Table) -> list[Place]:
+    offsets, turns = flat.flatten(table)
+    rows = flat.row_of_turn(offsets)
+    positions = np.arange(len(rows)) - offsets[:-1][rows]
+    places = [Place("content", flat.text(turns), rows, positions, False)]
+    for name, is_json in (("reasoning_content", False), ("tool_calls", True)):
+        if turns.type.get_field_index(name) >= 0:
+            texts = flat.storage(turns.field(name))
+            places.append(Place(name, texts, rows, positions, is_json))
+    for name, is_json in (("context", False), ("tools", True)):
+        if name in table.column_names:
+            texts = flat.storage(flat.one_array(table[name]))
+            places.append(Place(name, texts, np.arange(table.num_rows), None, is_json))
+    return [place for place in places if _is_text(place.texts.type) and place.texts.null_count < len(place.texts)]
 
 
-def _valid(kind: str, found: str, text: str) -> bool:
-    digits = re.sub(r"\D", "", found)
-    if kind == "email":
-        return not RESERVED.search(found)
-    if kind == "phone":
-        fictional = re.search(r"555[.\- ]?01\d\d\Z", found)  # kept free for films and examples in North America
-        return 8 <= len(digits) <= 15 and not fictional
-    if kind == "card":
-        return (
-            13 <= len(digits) <= 19 and luhn(digits) and (digits != found or SPEAKS_OF_CARD.search(text) is not None)
-        )
-    return kind != "iban" or iban(found)
-
-
-def luhn(digits: str) -> bool:
-    """Whether the last digit is the check digit of ISO/IEC 7812 for the others; one repeated digit is no number."""
-    doubled = [sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2]]
-    return (sum(doubled) + sum(map(int, digits[-1::-2]))) % 10 == 0 and len(set(digits)) > 1
-
-
-def iban(found: str) -> bool:
-    """Whether length and check digits are those of ISO 13616."""
-    text = found.replace(" ", "")
-    number = "".join(str(int(character, 36)) for character in text[4:] + text[:4])
-    return len(text) == IBAN_LENGTHS.get(text[:2]) and int(number) % 97 == 1
-
-
-def masked(text: str, kinds: set[str], recognised: Sequence[Span] = ()) -> str:
-    """The text with `[EMAIL]`, `[PHONE]`, ... in place of what was found."""
-    for begin, end, kind in reversed(_together(text, kinds, recognised)):
-        text = f"{text[:begin]}[{kind.upper()}]{text[end:]}"
-    return text
-
-
-def _together(text: str, kinds: set[str], recognised: Sequence[Span]) -> list[Span]:
-    """What is found in a text, by form and by a recogniser, none overlapping: what has a form goes before."""
-    taken = spans(text, kinds)
-    for begin, end, kind in sorted(recognised):
-        if kind in kinds and all(end <= first or last <= begin for first, last, _ in taken):
-            taken.append((begin, end, kind))
-    return sorted(taken)
-
-
-def _likely(texts: pa.Array, kinds: set[str], recognised: Mapping[str, list]) -> np.ndarray:
-    # Compared byte by byte below: RE2 has no look-around, so that it finds too much and nothing too little.
-    forms = [KINDS[kind] for kind in kinds if kind in KINDS]
-    likely = np.zeros(len(texts), dtype=bool)
-    if forms:
-        likely = flat.booleans(pc.match_substring_regex(texts, "|".join(f"(?:{form})" for form in forms)))
-    return likely | flat.booleans(pc.is_in(texts, pa.array(list(recognised), texts.type))) if recognised else likely
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
 def _recognised(table: pa.Table, find: Callable, kinds: set[str]) -> tuple[pa.Table, dict[str, list[Span]]]:
     """The table, with rows rejected on which the recogniser fails, and what it finds: text -> spans of these kinds."""
-    offsets, turns = flat.flatten(table)
-    columns = [(flat.text(turns), flat.row_of_turn(offsets))]
-    if "context" in table.column_names:
-        columns.append((flat.one_array(table["context"]), np.arange(table.num_rows)))
     found, failed, usable = {}, {}, flat.open_rows(table)
-    for column, rows in columns:
-        chosen = np.flatnonzero(usable[rows] & flat.booleans(pc.is_valid(column)))
+    for place in _places(table):
+        chosen = np.flatnonzero(usable[place.rows] & flat.booleans(pc.is_valid(place.texts)))
         for start in range(0, len(chosen), BATCH):
             some = chosen[start : start + BATCH]
-            texts = column.take(pa.array(some)).to_pylist()
-            for row, text, spans_of in zip(rows[some].tolist(), texts, _asked(find, texts), strict=True):
+            pairs = list(zip(place.rows[some].tolist(), place.texts.take(pa.array(some)).to_pylist(), strict=True))
+            if place.is_json:
+                pairs = [(row, said) for row, text in pairs for _, _, said in json_strings(text)]
+            for (row, text), spans_of in zip(pairs, _asked(find, [text for _, text in pairs]), strict=True):
                 if isinstance(spans_of, str):
                     failed.setdefault(row, spans_of)
                 elif own := [span for span in spans_of if span[2] in kinds]:
@@ -219,6 +201,8 @@ def _recognised(table: pa.Table, find: Callable, kinds: set[str]) -> tuple[pa.Ta
 
 def _asked(find: Callable, texts: list[str]) -> list[list[Span] | str]:
     """The recogniser's spans of each text, or what went wrong there: one bad text does not take the others with it."""
+    if not texts:
+        return []
     try:
         answers = list(find(texts))
         if len(answers) != len(texts):
@@ -236,41 +220,38 @@ def _span(begin: int, end: int, kind: str, text: str) -> Span:
     return int(begin), int(end), str(kind)
 
 
-def _dropped(table: pa.Table, kinds: set[str], recognised: Mapping[str, list]) -> pa.Table:
-    offsets, turns = flat.flatten(table)
-    rows = flat.row_of_turn(offsets)
+def _dropped(table: pa.Table, search: Search) -> pa.Table:
     where: dict[int, tuple[str, str]] = {}  # row -> field and detail: never the thing itself
-    places = [(flat.text(turns), rows, np.arange(len(rows)) - offsets[:-1][rows])]
-    if "context" in table.column_names:
-        places.append((flat.one_array(table["context"]), np.arange(table.num_rows), None))
-    for texts, row_of, positions in places:
-        likely = np.flatnonzero(_likely(texts, kinds, recognised) & flat.open_rows(table)[row_of])
-        for at, text in zip(likely.tolist(), texts.take(pa.array(likely)).to_pylist(), strict=True):
-            found = Counter(kind for _, _, kind in _together(text, kinds, recognised.get(text, ())))
-            field = "context" if positions is None else f"messages[{positions[at]}].content"
+    for place in _places(table):
+        chosen = np.flatnonzero(search.texts(place) & flat.open_rows(table)[place.rows])
+        for at, text in zip(chosen.tolist(), place.texts.take(pa.array(chosen)).to_pylist(), strict=True):
+            found = Counter(kind for _, _, kind in search.spans(text, place.is_json))
             if found:
-                where.setdefault(int(row_of[at]), (field, ", ".join(f"{n} {kind}" for kind, n in found.items())))
+                detail = ", ".join(f"{n} {kind}" for kind, n in found.items())
+                where.setdefault(int(place.rows[at]), (place.field(at), detail))
     hit = np.isin(np.arange(table.num_rows), list(where))
     ordered = [where[row] for row in np.flatnonzero(hit).tolist()]
     return flat.reject(table, hit, "pii", [field for field, _ in ordered], [detail for _, detail in ordered])
 
 
-def _masked(table: pa.Table, kinds: set[str], counts: Counter, recognised: Mapping[str, list]) -> pa.Table:
-    def clean(text: str) -> str:
-        own = recognised.get(text, ())
-        counts.update(f"masked_{kind}" for _, _, kind in _together(text, kinds, own))
-        return masked(text, kinds, own)
-
+def _masked(table: pa.Table, search: Search, counts: Counter) -> pa.Table:
+    considered = flat.open_rows(table)
     offsets, turns = flat.flatten(table)
-    texts, considered = flat.text(turns), flat.open_rows(table)
-    where = _likely(texts, kinds, recognised) & considered[flat.row_of_turn(offsets)]
-    if where.any():
-        table = flat.with_contents(table, turns, offsets, flat.edit(texts, where, clean))
-    if "context" not in table.column_names:
-        return table
-    context = flat.one_array(table["context"])
-    where = _likely(context, kinds, recognised) & considered
-    if not where.any():
-        return table
-    edited = flat.edit(context, where, clean)
-    return table.set_column(table.column_names.index("context"), table.schema.field("context"), edited)
+    before = turns
+    for place in _places(table):
+        where = search.texts(place) & considered[place.rows]
+        if not where.any():
+            continue
+
+        def clean(text: str, is_json: bool = place.is_json) -> str:
+            found = search.spans(text, is_json)
+            counts.update(f"masked_{kind}" for _, _, kind in found)
+            return replaced(text, found, placeholder)
+
+        edited = flat.edit(place.texts, where, clean)
+        if place.turns is not None:
+            turns = flat.with_field(turns, place.name, edited)
+        else:
+            column = table.schema.field(place.name)
+            table = table.set_column(table.column_names.index(place.name), column, edited.cast(column.type))
+    return table if turns is before else flat.with_turns(table, offsets, turns)

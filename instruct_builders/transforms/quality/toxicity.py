@@ -15,10 +15,11 @@ import pyarrow as pa
 from ...errors import ConfigError
 from ..functions import function_of
 from .pairs import column, spread
+from .parameters import Share
 
 
 def toxic(
-    pairs: pa.Table, classify: Callable[[list[str]], Sequence[float]] | str | None = None, max_score: float = 0.5
+    pairs: pa.Table, classify: Callable[[list[str]], Sequence[float]] | str | None = None, max_score: Share = 0.5
 ) -> pa.Array:
     """Drops answers that a classifier of yours finds toxic.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 from ...errors import ConfigError, did_you_mean
 from ..language import CODE, detector_of
 from .pairs import column, matches, prompt, spread
+from .parameters import Count, Share
 
 ENGINES = ("script", "lingua", "auto")
 SCRIPTS = {
@@ -46,10 +48,10 @@ LOOKS_LIKE_CODE = r"[{}<>;=\\]|\bdef |\bimport |\bprint\s?\(|\bSELECT\b|\w\(\w*\
 
 def wrong_language(
     pairs: pa.Table,
-    engine: str = "script",
-    min_letters: int = 30,
-    min_share: float = 0.8,
-    min_confidence: float = 0.9,
+    engine: Literal["script", "lingua", "auto"] = "script",
+    min_letters: Count = 30,
+    min_share: Share = 0.8,
+    min_confidence: Share = 0.9,
     languages: Sequence[str] | None = None,
 ) -> pa.Array:
     """Drops answers whose language is not the prompt's, unless the prompt speaks of languages or of code.
