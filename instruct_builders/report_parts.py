@@ -73,6 +73,8 @@ def contamination_of(build: Mapping) -> list[dict]:
             "dropped": step["parameters"].get("action", "drop") == "drop",
             "absent": step.get("not_at_hand", {}),
             "note": step.get("note"),
+            "ignored": step.get("ignored"),
+            "too_short": sum(entry.get("too_short", 0) for entry in step["evaluation_sets"].values()),
             "matches": [
                 {**match, "text": report_examples.cut(match["text"], 300)} for match in step["matches"][:LISTED]
             ],

@@ -8,9 +8,8 @@ Every key of `trainers.release.ReleaseArguments` is a YAML key and a flag. What 
 
 from __future__ import annotations
 
-import logging
-
 import arguments
+import terminal
 
 from trainers.release import ReleaseArguments, release
 
@@ -21,7 +20,7 @@ def read_arguments(argv: list[str] | None = None) -> ReleaseArguments:
 
 def main(argv: list[str] | None = None) -> None:
     args = read_arguments(argv)
-    logging.basicConfig(format="%(message)s")
+    terminal.show_log()
     release(args, show=print)
 
 

@@ -47,6 +47,11 @@ class SelfInstructOptions:
             instance, and of the filters only those of length and similarity (with a `blacklist` if one is given).
         window (`int`): Questions that may be under way at a time, or a third of those answered where that is more;
             what a question shows is that much older than the pool.
+        human_demonstrations (`int`), machine_demonstrations (`int`): Seeds and pool tasks shown in a question.
+        last_number (`int`): Of the numbered list that a question asks to go on to.
+        min_words (`int`), max_words (`int`): Of an instruction.
+        blacklist (`list[str]`): Words that no instruction may hold; the published ones by default.
+        max_instances (`int`): Kept of a task, at most.
         threshold (`float`), tokenizer (`str`), embed (`str`): How much like an earlier one a task may be: of
             [`Likeness`]. The tokenizer `"rouge"`, the published one, sees a to z and 0 to 9 alone: take `"unicode"`
             for tasks in other scripts, or `embed` to compare what they mean.

@@ -209,7 +209,7 @@ def add_counts(accounts: Sequence[list[dict]]) -> list[dict]:
 
 
 def changed_rows(before: pa.Table, after: pa.Table) -> np.ndarray:
-    """Which rows differ in number, roles or contents of turns, or in `context`: bool, shape (rows,)."""
+    """Which rows differ in turns (number, roles, contents, thoughts, calls), `context` or `tools`: bool, (rows,)."""
     changed = np.zeros(after.num_rows, dtype=bool)
     if not _same(before["messages"], after["messages"]):
         (old_offsets, old), (new_offsets, new) = flat.flatten(before), flat.flatten(after)
@@ -221,10 +221,14 @@ def changed_rows(before: pa.Table, after: pa.Table) -> np.ndarray:
         )
         differs = _differ(pc.struct_field(old, "role"), pc.struct_field(new, "role"))
         differs |= _differ(flat.text(old), flat.text(new))
+        for name in ("reasoning_content", "tool_calls"):
+            if new.type.get_field_index(name) >= 0:
+                differs |= _differ(flat.storage(old.field(name)), flat.storage(new.field(name)))
         kept_offsets = flat.offsets_of(np.diff(new_offsets)[as_before])
         changed[as_before] = flat.sum_per_row(differs, kept_offsets) > 0
-    if "context" in after.column_names and not _same(before["context"], after["context"]):
-        changed |= _differ(flat.one_array(before["context"]), flat.one_array(after["context"]))
+    for name in ("context", "tools"):
+        if name in after.column_names and not _same(before[name], after[name]):
+            changed |= _differ(*(flat.storage(flat.one_array(table[name])) for table in (before, after)))
     return changed
 
 

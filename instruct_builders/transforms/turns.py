@@ -31,6 +31,12 @@ NO_INPUT = (
     r"(?i)\A\s*(?:[<(\[]\s*)?(?:no[ _-]?input(?: (?:is |was )?(?:needed|required|necessary|provided|given))?|n/a|none"
     r"|not applicable)(?:\s*[>)\]])?\s*\.?\s*\z"
 )
+# The same said in other words.
+NO_CONTEXT = (
+    r"(?i)\A\s*(?:[<(\[（【]\s*empty\s*[>)\]）】]|[<(\[（【]?\s*(?:(?:无|没有|无需|不需要)输入"
+    r"|no (?:additional |further )?input (?:is |was )?(?:needed|required|necessary|provided|given)"
+    r"(?: (?:for|in|by|with) (?:this|the) \w+)?)\s*[>)\]）】]?)\s*[.。]?\s*\z"
+)
 ROLE_ALIASES = {"chatgpt": "assistant", "bard": "assistant", "bing": "assistant", "bot": "assistant"}
 
 
@@ -185,7 +191,8 @@ def no_input_markers(table: pa.Table) -> pa.Table:
     if "context" not in table.column_names:
         return table
     context = flat.one_array(table["context"])
-    where = flat.booleans(pc.match_substring_regex(context, NO_INPUT)) & flat.open_rows(table)
+    where = np.logical_or(*(flat.booleans(pc.match_substring_regex(context, one)) for one in (NO_INPUT, NO_CONTEXT)))
+    where &= flat.open_rows(table)
     if not where.any():
         return table
     emptied = pc.if_else(pa.array(where), pa.scalar("", context.type), context)

@@ -7,7 +7,7 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..turns import NO_INPUT
+from ..turns import NO_CONTEXT, NO_INPUT
 from .pairs import column, confirm, found, holds, lacks, matches, prompt, spread
 
 NOTHING = (
@@ -27,12 +27,6 @@ ABOUT_NA = re.compile(
     r"sodium|chemi|symbol|abbrev|acronym|stand for|element|countr|continent|code|钠|化学", re.IGNORECASE
 )
 MARKER = r"(?i)[<\[]\s*no[ _-]?(?:input|output)\s*[>\]]|[<\[（【(]\s*(?:无|没有|无需|不需要)(?:输入|输出)\s*[>\])）】]"
-# A context that only says that there is none, beyond what the step `no_input_markers` repairs.
-NO_CONTEXT = (
-    r"(?i)\A\s*(?:[<(\[（【]\s*empty\s*[>)\]）】]|[<(\[（【]?\s*(?:(?:无|没有|无需|不需要)输入"
-    r"|no (?:additional |further )?input (?:is |was )?(?:needed|required|necessary|provided|given)"
-    r"(?: (?:for|in|by|with) (?:this|the) \w+)?)\s*[>)\]）】]?)\s*[.。]?\s*\z"
-)
 # "12. Instruction:", wherever it stands, or as a line of its own without the colon.
 WORD_FOR_TASK = r"(?:Instruction|Anweisung|Aufgabe|Instrucción|Instrução|Istruzione|指令)"
 NUMBERED_FORM = r"(?:^|[^\w.])(?P<number>\d{1,2})\s{0,3}\.\s{0,3}" + WORD_FOR_TASK + r"\s{0,3}(?:[:：]|\r?\n(?=\S))"
