@@ -120,7 +120,7 @@ class Sender:
         failures = waits = 0
         first = failed = None  # when it failed the first and the last time
         while True:
-            await self._turn(first=failures + waits > 0)
+            await self._turn(first=attempt + failures + waits > 0)
             verdict, began, again = None, 0.0, 0.0
             try:
                 await self._admit(amount, tokens)

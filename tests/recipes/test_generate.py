@@ -335,6 +335,7 @@ def test_a_model_in_this_process_instead_of_a_server(tmp_path, monkeypatch, caps
     assert (
         told["yield"]["accepted"] > 0 and "written by the model tiny" in (tmp_path / "out" / "README.md").read_text()
     )
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(ConfigError, match="can't be loaded"):
         generate.main(flags(tmp_path / "b", "--local_model", str(tmp_path / "nothing"), method="answer"))
 
