@@ -16,7 +16,7 @@ from generate_arguments import GenerateArguments, check, read_arguments
 
 from instruct_builders import directory, plots, quarantine
 from instruct_builders.errors import ConfigError, Stopped, own_error
-from instruct_builders.generate import results, seeds, yields
+from instruct_builders.generate import account, results, seeds, yields
 from instruct_builders.generate.engine import Engine
 
 ENGINE = (
@@ -116,10 +116,7 @@ def show_seeds(given: seeds.Seeds) -> None:
 def note_run(engine: Engine, args: GenerateArguments) -> None:
     """What this run did goes to `runs.jsonl`, and to the screen; the dataset holds only what all runs agree on."""
     run = engine.account["run"]
-    print(
-        f"this run: {run['requests']:,} requests in {run['seconds']:.1f} s, {run['from_journal']:,} answers from the "
-        f"journal, {run['spent']['tokens']:,} tokens, cost {run['spent']['cost']:.4f}"
-    )
+    print(f"this run: {account.in_words(engine)}")
     try:
         with open(work_dir(args) / "runs.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(run) + "\n")

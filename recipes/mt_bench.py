@@ -15,6 +15,7 @@ import arguments
 from mt_bench_arguments import MtBenchArguments, check
 
 from instruct_builders.errors import ConfigError, Stopped
+from instruct_builders.generate import account
 from instruct_builders.generate.engine import Engine
 from trainers.evaluation import answer_files, benchmark, mt_bench, question_sets, results, side_by_side
 
@@ -62,11 +63,7 @@ def run(args: MtBenchArguments) -> int:
 
 
 def show_run(what: str, engine: Engine) -> None:
-    run = engine.account["run"]
-    print(
-        f"{what}: {run['requests']:,} requests in {run['seconds']:.1f} s, {run['from_journal']:,} from the journal, "
-        f"{run['spent']['tokens']:,} tokens, cost {run['spent']['cost']:.4f}"
-    )
+    print(f"{what}: {account.in_words(engine)}")
 
 
 def show(result: dict, args: MtBenchArguments) -> int:

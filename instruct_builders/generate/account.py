@@ -44,3 +44,15 @@ def of(engine: Engine, sent: Counter) -> dict:
             "stopped": None if engine.stopped is None else str(engine.stopped),
         },
     }
+
+
+def in_words(engine: Engine) -> str:
+    """A line on what this run did and was charged; money only where prices were given."""
+    account = engine.account
+    run = account["run"]
+    cost = f", cost {run['spent']['cost']:.4f}" if engine.prices else ""
+    full = " (charged in full where the server stated no usage)" if account["usage"]["estimated_replies"] else ""
+    return (
+        f"{run['requests']:,} requests in {run['seconds']:.1f} s, {run['from_journal']:,} answers from the journal, "
+        f"{run['spent']['tokens']:,} tokens{cost}{full}"
+    )
