@@ -6,6 +6,7 @@ python recipes/build.py --config recipes/alpaca/data.yaml --data_files FILE_OR_H
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import arguments
 import output
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         if built is None:
             return 0
         target = output.write(args, built, pictures(built))
-    print(summary.text(built, target))
+    print(summary.text(built, Path(args.output_dir)))
     output.push(args, target)
     return 0
 

@@ -65,7 +65,7 @@ def run(args: GenerateArguments, options) -> int:
         config_name=args.config_name,
     )
     target = output.write(args, built, pictures(generated), title(args, engine))
-    show(generated, built, target)
+    show(generated, built, Path(args.output_dir))
     output.push(args, target, allow_demo_data=args.allow_demo_data)
     return 0
 

@@ -273,8 +273,8 @@ def row_of(batch: dict, place: int) -> dict:
     """One conversation of a batch: its `messages` without null values, `tools`, and the template's `variables`."""
     return {
         "messages": supervision.clean(batch["messages"][place]),
-        "tools": supervision._tools(batch, place),
-        "variables": supervision._variables(batch, place),
+        "tools": supervision.tools_of(batch, place),
+        "variables": supervision.variables_of(batch, place),
     }
 
 

@@ -136,7 +136,7 @@ def step(
             loss.backward()
         peak, alive = ledger.at_peak([weight.grad for weight in trained])
         linear = _quantisable(model)
-    optimizer = sum(map(_states(training), trained))
+    optimizer = sum(map(states_of(training), trained))
     terms = {
         "weights": sum(map(_size, weights)),
         "optimizer": optimizer,
@@ -256,7 +256,7 @@ def _size(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _states(training: SFTConfig):
+def states_of(training: SFTConfig):
     """Bytes of optimizer state for one weight tensor."""
     name = str(getattr(training.optim, "value", training.optim))
     kind = next((kind for kind in STATES if kind in name), "adamw")

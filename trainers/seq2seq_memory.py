@@ -74,7 +74,7 @@ def _step(config, args: Seq2SeqArguments, training: Seq2SeqTrainingArguments, so
             loss.backward()
         peak, alive = ledger.at_peak([weight.grad for weight in trained])
         linear = _quantisable(model)
-    optimizer = sum(map(memory._states(training), trained))
+    optimizer = sum(map(memory.states_of(training), trained))
     terms = {
         "weights": sum(map(memory._size, weights)),
         "optimizer": optimizer,

@@ -210,7 +210,7 @@ def prepare_batch(batch, indices, *, tokenizer, chat_template=None, train_on="al
     rows: list = [None] * len(indices)
     fitted, careful = [], []
     for place, messages in enumerate(batch[column]):
-        tools, variables = _tools(batch, place), _variables(batch, place)
+        tools, variables = tools_of(batch, place), variables_of(batch, place)
         fit = None if tools else _fit(layouts, messages, train_on, variables)
         if fit is None:
             careful.append((place, tools, variables))
@@ -251,12 +251,12 @@ def _fit(layouts: Layouts, messages: list[dict], train_on: str, variables: dict)
         return None
 
 
-def _tools(batch: dict, place: int) -> list | None:
+def tools_of(batch: dict, place: int) -> list | None:
     tools = batch["tools"][place] if "tools" in batch else None
     return (json.loads(tools) if isinstance(tools, str) else tools) or None
 
 
-def _variables(batch: dict, place: int) -> dict:
+def variables_of(batch: dict, place: int) -> dict:
     given = batch["chat_template_kwargs"][place] if "chat_template_kwargs" in batch else None
     return {name: value for name, value in (given or {}).items() if value is not None}
 

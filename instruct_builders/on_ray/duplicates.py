@@ -57,7 +57,7 @@ def verdicts(folder: str, number: int, block: int) -> pa.Table:
 
 def _said(table: pa.Table, by: str, normalize: bool) -> list[bytes | None]:
     pieces = [table.slice(start, dedup.SLICE) for start in range(0, len(table), dedup.SLICE)]
-    return [key for piece in pieces for key in dedup._digests(piece, by, normalize)]
+    return [key for piece in pieces for key in dedup.digests(piece, by, normalize)]
 
 
 def _ids(table: pa.Table, column: str) -> list[bytes | None]:
@@ -91,9 +91,9 @@ def _has_judge(table: pa.Table) -> bool:
 def _ranking(table: pa.Table, rows: np.ndarray, prefer: str, step: str, judged: bool) -> tuple[np.ndarray, np.ndarray]:
     score, length = np.zeros(len(rows)), np.zeros(len(rows), np.int64)
     if prefer != "earlier":
-        length = clusters._answer_lengths(table)[rows]
+        length = clusters.answer_lengths(table)[rows]
     if prefer not in ("earlier", "longer"):
-        score = clusters._scores(table, rows, prefer, step)
+        score = clusters.scores_of(table, rows, prefer, step)
     if judged and "score" not in table.column_names and not _has_judge(table):
         score = np.full(len(rows), -np.inf)
     return score, length

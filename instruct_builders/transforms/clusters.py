@@ -84,9 +84,9 @@ def ranks(table: pa.Table, rows: np.ndarray, prefer: str, step: str) -> np.ndarr
     """
     keys = [rows]  # np.lexsort: the last key counts first
     if prefer != "earlier":
-        keys.append(-_answer_lengths(table)[rows])
+        keys.append(-answer_lengths(table)[rows])
     if prefer not in ("earlier", "longer"):
-        keys.append(-_scores(table, rows, prefer, step))
+        keys.append(-scores_of(table, rows, prefer, step))
     rank = np.empty(len(rows), np.int64)
     rank[np.lexsort(keys)] = np.arange(len(rows))
     return rank
@@ -102,14 +102,14 @@ def check_prefer(table: pa.Table, prefer: str, step: str) -> None:
         )
 
 
-def _answer_lengths(table: pa.Table) -> np.ndarray:
+def answer_lengths(table: pa.Table) -> np.ndarray:
     """Bytes of all answers of each row (int64)."""
     offsets, turns = flat.flatten(table)
     lengths = pc.fill_null(pc.binary_length(flat.text(turns)), 0).to_numpy(zero_copy_only=False).astype(np.int64)
     return flat.sum_per_row(lengths * (flat.roles(turns) == flat.ASSISTANT), offsets)
 
 
-def _scores(table: pa.Table, rows: np.ndarray, prefer: str, step: str) -> np.ndarray:
+def scores_of(table: pa.Table, rows: np.ndarray, prefer: str, step: str) -> np.ndarray:
     """Score of each row (float64); -inf where it has none, or NaN."""
     name, _, key = prefer.partition(".")
     if prefer == "score" and "score" not in table.column_names:

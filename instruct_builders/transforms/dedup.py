@@ -50,7 +50,7 @@ def exact_duplicates(
             f"exact_duplicates: by={by!r} is not known; it is one of {', '.join(BY)}.{did_you_mean(by, BY)}"
         )
     pieces = [table.slice(start, SLICE) for start in range(0, table.num_rows, SLICE)]
-    keys = [key for piece in pieces for key in _digests(piece, by, normalize)]
+    keys = [key for piece in pieces for key in digests(piece, by, normalize)]
     return _reject_others(table, pa.array(keys, pa.binary(16)), "dup_content", "messages", f"same {BY[by]}", prefer)
 
 
@@ -97,7 +97,7 @@ def _reject_others(table: pa.Table, keys: pa.Array, reason: str, field: str, sam
     return flat.reject(table, rows, reason, field, [f"{same} as row {place}" for place in where])
 
 
-def _digests(table: pa.Table, by: str, normalize: bool) -> list[bytes | None]:
+def digests(table: pa.Table, by: str, normalize: bool) -> list[bytes | None]:
     """A digest per row of what is compared; `None` where a row has none of it."""
     offsets, turns = flat.flatten(table)
     codes, rows = flat.roles(turns), flat.row_of_turn(offsets)

@@ -31,12 +31,12 @@ def find(name: str | None, adapter: str | None, revision: str | None, adapter_re
     places.check(
         adapter or name, "adapter" if adapter else "model", revision=adapter_revision if adapter else revision
     )
-    if adapter is None and loading._adapter_file(name, revision):
+    if adapter is None and loading.is_adapter(name, revision):
         name, adapter, revision, adapter_revision = None, name, None, revision
     if adapter is None:
         return Place(name, revision)
-    config, commit = loading._adapter_config(adapter, adapter_revision)
-    return Place(*loading._base(config, adapter, name, revision), adapter, commit, config)
+    config, commit = loading.adapter_config(adapter, adapter_revision)
+    return Place(*loading.base_of(config, adapter, name, revision), adapter, commit, config)
 
 
 def is_one(place: Place) -> bool:
@@ -75,10 +75,10 @@ def ask(tasks: Tasks, place: Place, settings: dict) -> tuple[list[dict], dict]:
         tokenizer = seq2seq_models.load_tokenizer(args)
         model, commit = seq2seq_models.load_model(args, tokenizer, device == "cpu")
     except SourceError as error:
-        raise SourceError(f"{error} {loading._moved(place.config, place.adapter)}".strip()) from error
+        raise SourceError(f"{error} {loading.if_moved(place.config, place.adapter)}".strip()) from error
     if place.adapter is not None:
-        loading._check_unmoved(place.adapter, place.name)
-        model = loading._with_adapter(model, place.adapter, place.adapter_revision, place.name)
+        loading.check_unmoved(place.adapter, place.name)
+        model = loading.with_adapter(model, place.adapter, place.adapter_revision, place.name)
     entries = seq2seq_predict.encode(tasks.prompts, tokenizer, args)
     written = seq2seq_predict.answers(entries, model.to(device), tokenizer, settings["batch_size"], settings)
     said = {line["index"]: line for lines in written for line in lines}
@@ -91,7 +91,7 @@ def ask(tasks: Tasks, place: Place, settings: dict) -> tuple[list[dict], dict]:
         }
         for number, question in enumerate(tasks.questions)
     ]
-    facts = {"name": loading._public(place.name), "revision": commit, "local": True}
+    facts = {"name": loading.public_name(place.name), "revision": commit, "local": True}
     if place.adapter is not None:
-        facts |= {"adapter": loading._public(place.adapter), "adapter_revision": place.adapter_revision}
+        facts |= {"adapter": loading.public_name(place.adapter), "adapter_revision": place.adapter_revision}
     return answered, facts

@@ -38,18 +38,18 @@ def load(
         places.check(name, "model", revision=revision)
     else:
         places.check(adapter, "adapter", revision=adapter_revision)
-    if adapter is None and _adapter_file(name, revision):
+    if adapter is None and is_adapter(name, revision):
         name, adapter, revision, adapter_revision = None, name, None, revision
     facts = {"name": name, "revision": None, "adapter": None, "adapter_revision": None, "local": True}
     config, owner, owner_revision = None, name, revision
     if adapter is not None:
-        config, commit = _adapter_config(adapter, adapter_revision)
-        name, revision = _base(config, adapter, name, revision)
+        config, commit = adapter_config(adapter, adapter_revision)
+        name, revision = base_of(config, adapter, name, revision)
         try:
             places.check(name, "model", revision=revision)
         except SourceError as error:
-            raise SourceError(f"{error} {_moved(config, adapter)}") from error
-        facts |= {"adapter": _public(adapter), "adapter_revision": commit}
+            raise SourceError(f"{error} {if_moved(config, adapter)}") from error
+        facts |= {"adapter": public_name(adapter), "adapter_revision": commit}
         if _has_tokenizer(adapter, adapter_revision):
             owner, owner_revision = adapter, adapter_revision
         else:
@@ -69,11 +69,11 @@ def load(
     try:
         model, commit = models.load_model(arguments, tokenizer, stops=_stops(tokenizer, adapter, adapter_revision))
     except SourceError as error:
-        raise SourceError(f"{error} {_moved(config, adapter)}".strip()) from error
-    facts |= {"name": _public(name), "revision": commit}
+        raise SourceError(f"{error} {if_moved(config, adapter)}".strip()) from error
+    facts |= {"name": public_name(name), "revision": commit}
     if config is not None:
-        _check_unmoved(adapter, name)
-        model = _with_adapter(model, adapter, adapter_revision, name)
+        check_unmoved(adapter, name)
+        model = with_adapter(model, adapter, adapter_revision, name)
     facts["fingerprint"] = _fingerprint(model, tokenizer, facts, [name, adapter])
     return model.eval(), tokenizer, facts
 
@@ -93,7 +93,7 @@ def _fingerprint(model, tokenizer, facts: dict, places: list[str | None]) -> str
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode("ascii")).hexdigest()[:16]
 
 
-def _check_unmoved(adapter: str, base: str) -> None:
+def check_unmoved(adapter: str, base: str) -> None:
     """Whether a base in a folder still has the weights that the adapter was trained on, where the run noted them."""
     note = Path(adapter) / run_facts.FILE
     if Path(base).is_dir() and note.is_file():
@@ -102,12 +102,12 @@ def _check_unmoved(adapter: str, base: str) -> None:
             base_model.check_unmoved(base, recorded)
 
 
-def _public(name: str) -> str:
+def public_name(name: str) -> str:
     """A Hub id, or the last part of a folder's path: a result is published, the rest of the path is nobody's."""
     return local_paths.local_name(name) if Path(name).exists() else name
 
 
-def _adapter_file(name: str, revision: str | None) -> bool:
+def is_adapter(name: str, revision: str | None) -> bool:
     """Whether a folder or repository holds an adapter."""
     if Path(name).exists():
         return (Path(name) / "adapter_config.json").is_file()
@@ -119,7 +119,7 @@ def _adapter_file(name: str, revision: str | None) -> bool:
         return False
 
 
-def _adapter_config(adapter: str, revision: str | None) -> tuple[LoraConfig, str | None]:
+def adapter_config(adapter: str, revision: str | None) -> tuple[LoraConfig, str | None]:
     from peft import PeftConfig
     from transformers.utils.hub import resolve_revision
 
@@ -135,7 +135,7 @@ def _adapter_config(adapter: str, revision: str | None) -> tuple[LoraConfig, str
     return config, commit or revision
 
 
-def _base(config: LoraConfig, adapter: str, name: str | None, revision: str | None) -> tuple[str, str | None]:
+def base_of(config: LoraConfig, adapter: str, name: str | None, revision: str | None) -> tuple[str, str | None]:
     """The base to load for an adapter, and its revision.
 
     Raises:
@@ -157,7 +157,7 @@ def _base(config: LoraConfig, adapter: str, name: str | None, revision: str | No
     return name or own, revision or pinned
 
 
-def _moved(config: LoraConfig | None, adapter: str | None) -> str:
+def if_moved(config: LoraConfig | None, adapter: str | None) -> str:
     """What to do where the base of an adapter is no longer where the adapter says."""
     if config is None:
         return ""
@@ -201,7 +201,7 @@ def _stops(tokenizer: PreTrainedTokenizerBase, adapter: str | None, revision: st
     return found
 
 
-def _with_adapter(model: PreTrainedModel, adapter: str, revision: str | None, base: str) -> PreTrainedModel:
+def with_adapter(model: PreTrainedModel, adapter: str, revision: str | None, base: str) -> PreTrainedModel:
     from peft import PeftModel
 
     try:
