@@ -3,9 +3,9 @@
     python benchmarks/ray_build.py --rows 200000
 
 Alpaca rows of 100 made-up words in the instruction (those of dedup.py) and 60 in the answer; the steps are `quality:
-default`, `dedup: near` and `decontaminate` against 2,000 questions. First the functions that the tasks run, block by
-block in this process, so that CPU-seconds are theirs alone; then the same build by the local engine and by Ray on two
-cores, for the same rows. recipes/ray/README.md works out from these what a billion rows cost.
+default`, near duplicates by instruction and `decontaminate` against 2,000 questions. First the functions of the tasks,
+block by block in this process, so that CPU-seconds are theirs alone; then the same build by the local engine and
+by Ray on two cores, for the same rows. recipes/ray/README.md works out from these what a billion rows cost.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from timing import RESULTS, write_report
 from instruct_builders import Alpaca, directory, on_ray, pipeline
 from instruct_builders.on_ray import duplicates, meetings, near, reading, splitting, steps, work, writing
 from instruct_builders.transforms import similar_sets
+from instruct_builders.transforms.decontaminate import prepare, settled
 
 QUESTIONS, BUCKETS = 2_000, 16
 
@@ -80,7 +81,10 @@ def tasks(source: Path, questions: Path, folder: str, blocks: int) -> Costs:
     rows = exact(costs, rows, 2, keys, earlier)
     rows = similar(costs, rows, 3)
     against = {"decontaminate": {"against": [str(questions)]}}
-    rows = local(costs, rows, 4, "decontaminate", against, steps._questions(against["decontaminate"]))
+    prepared = prepare([str(questions)])
+    args = [(rows.counts[block], steps._seen, block, rows.folder, rows.stage, prepared) for block in rows.blocks]
+    parts = [costs.measure("decontaminate: count", *some) for some in args]
+    rows = local(costs, rows, 4, "decontaminate", against, settled(prepared, parts))
     none = {"id": [], "key": []}
     for block in rows.blocks:
         args = (block, folder, 4, rows.starts(), none, BUCKETS)
@@ -109,7 +113,7 @@ def rejected(costs: Costs, rows: work.Rows, number: int, name: str, verdicts) ->
     left = []
     for block in rows.blocks:
         args = (block, rows.folder, rows.stage, number, name, "messages", verdicts)
-        left.append(costs.measure(f"{name}: reject", rows.counts[block], steps._reject, *args))
+        left.append(costs.measure(f"{name}: reject", rows.counts[block], steps._reject, *args)[0])
     return rows.after(number, left)
 
 
