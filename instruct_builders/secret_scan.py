@@ -47,7 +47,7 @@ PATTERNS: dict[str, str] = {
     "Replicate token": r"\br8_[A-Za-z0-9]{37}",
     "DigitalOcean token": r"\bdo[opr]_v1_[a-f0-9]{64}",
     "npm token": r"\bnpm_[A-Za-z0-9]{36}",
-    "PyPI token": r"\bpypi-AgE[A-Za-z0-9_-]{50,}",  # a macaroon, which names pypi.org or test.pypi.org first
+    "PyPI token": r"\bpypi-AgE[A-Za-z0-9_-]{50,}",  # a macaroon, which names its host first
     "Slack token": r"xox[abeoprs]-[A-Za-z0-9-]{10,}",
     "Slack webhook": r"hooks\.slack\.com/services/T[A-Z0-9]{8,12}/B[A-Z0-9]{8,12}/[A-Za-z0-9]{24}",
     "Stripe key": r"\b[sr]k_live_[A-Za-z0-9]{24,}",

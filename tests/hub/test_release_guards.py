@@ -102,7 +102,7 @@ def test_a_path_inside_any_text_is_refused_with_its_place(tmp_path, name, conten
 
 
 def test_what_the_check_before_training_says_loses_its_paths():
-    text = "evaluated on the split 'test' of /tmp/w/x/pairs; none of it is trained on\nbase: /opt/models/tiny"
+    text = "evaluated on the split 'test' of /tmp/runs/x/pairs; none of it is trained on\nbase: /opt/models/tiny"
     found = local_paths.within(text, ("/opt/models/tiny", "org/data"))
     assert found == "evaluated on the split 'test' of pairs; none of it is trained on\nbase: tiny"
 
