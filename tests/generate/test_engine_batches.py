@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections import Counter
 
@@ -108,71 +109,62 @@ def test_a_torn_result_file_costs_only_the_torn_line():
     assert list(replies) == ["a-0"] and replies["a-0"].status == 200
 
 
-def lose(server: DemoServer, name: str, times: int, status: int | None) -> None:
-    """What the server does under `name` is done, but its reply is lost: by an error, or with the connection."""
-    whole, left = getattr(server.batches, name), [times]
+def lose(server: DemoServer, request: str, times: int, status: int | None) -> None:
+    """What the server does for such a request is done, but its reply is lost: by an error, or with the connection."""
+    whole, left = server.batches.handle, [times]
 
-    def handle(*args):
-        plan = whole(*args)
-        if left[0]:
+    def handle(method, path, headers, body):
+        plan = whole(method, path, headers, body)
+        if left[0] and re.search(request, f"{method} {path}"):
             left[0] -= 1
             return Plan(status or 200, b"{}", manner="whole" if status else "reset")
         return plan
 
-    setattr(server.batches, name, handle)
+    server.batches.handle = handle
+
+
+def asked_with_losses(tmp_path, losses: list[tuple], runs: int = 1, **flags) -> tuple[list, DemoServer]:
+    """Runs of 20 questions each on one journal; the replies in `losses` are lost while the first one runs."""
+
+    async def main():
+        server = DemoServer(Options(port=0, **flags))
+        base, whole, results = await server.start(), server.batches.handle, []
+        for loss in losses:
+            lose(server, *loss)
+        for _ in range(runs):
+            results.append(await ask_in_batches(tmp_path / "run.sqlite", server, 20)(base))
+            server.batches.handle = whole
+        await server.close()
+        return results, server
+
+    return asyncio.run(main())
+
+
+def check_paid_once(answers: list, server: DemoServer) -> None:
+    assert [answer.text for answer in answers] == texts(20)
+    assert len(server.batches.made) == 1 and set(server.arrivals.values()) == {1}
 
 
 @pytest.mark.parametrize("status", [None, 502])
 def test_a_batch_whose_making_was_answered_by_nobody_is_made_once(status, tmp_path):
-    async def main():
-        server = DemoServer(Options(port=0))
-        base = await server.start()
-        lose(server, "create", 1, status)
-        answers, _ = await ask_in_batches(tmp_path / "run.sqlite", server, 20)(base)
-        await server.close()
-        return answers, server
-
-    answers, server = asyncio.run(main())
-    assert [answer.text for answer in answers] == texts(20)
-    assert len(server.batches.made) == 1 and set(server.arrivals.values()) == {1}
+    ((answers, _),), server = asked_with_losses(tmp_path, [(r"POST .*/batches", 1, status)])
+    check_paid_once(answers, server)
 
 
 def test_where_nobody_says_whether_a_batch_was_made_the_next_run_finds_it(tmp_path, monkeypatch):
     monkeypatch.setattr(batch_api, "REPETITIONS", 0)
-
-    async def main():
-        server = DemoServer(Options(port=0))
-        base, handle = await server.start(), server.batches.handle
-        lose(server, "create", 1, 502)
-        server.batches.handle = lambda method, path, headers, body: (
-            Plan(503, b"{}") if method == "GET" and "/batches?" in path else handle(method, path, headers, body)
-        )
-        stopped, account = await ask_in_batches(tmp_path / "run.sqlite", server, 20)(base)
-        server.batches.handle = handle
-        answers, _ = await ask_in_batches(tmp_path / "run.sqlite", server, 20)(base)
-        await server.close()
-        return stopped, account, answers, server
-
-    stopped, account, answers, server = asyncio.run(main())
+    losses = [(r"POST .*/batches", 1, 502), (r"GET .*/batches\?", 99, 503)]
+    ((stopped, account), (answers, _)), server = asked_with_losses(tmp_path, losses, runs=2)
     assert all(isinstance(answer, Stopped) for answer in stopped) and "run the same" in account["run"]["stopped"]
-    assert [answer.text for answer in answers] == texts(20)
-    assert len(server.batches.made) == 1 and set(server.arrivals.values()) == {1}
+    check_paid_once(answers, server)
 
 
-def test_a_server_that_fails_while_a_batch_is_under_way_costs_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("status", [None, 503])
+@pytest.mark.parametrize("request_", [r"GET .*/batches/", r"GET .*/content"])
+def test_a_server_that_fails_while_a_batch_is_under_way_costs_nothing(request_, status, tmp_path, monkeypatch):
     monkeypatch.setattr(batch_api, "REPETITIONS", 0)
-
-    async def main():
-        server = DemoServer(Options(port=0, batch_seconds=0.2))
-        base = await server.start()
-        lose(server, "refreshed", 4, None)
-        answers, _ = await ask_in_batches(tmp_path / "run.sqlite", server, 20)(base)
-        await server.close()
-        return answers, server
-
-    answers, server = asyncio.run(main())
-    assert [answer.text for answer in answers] == texts(20)
-    assert len(server.batches.made) == 1 and set(server.arrivals.values()) == {1}
+    ((answers, _),), server = asked_with_losses(tmp_path, [(request_, 4, status)], batch_seconds=0.2)
+    check_paid_once(answers, server)
 
 
 def test_a_batch_of_more_than_may_wait_at_once_is_handed_over_in_parts(tmp_path):
