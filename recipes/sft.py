@@ -70,7 +70,6 @@ def main(argv: list[str] | None = None) -> None:
     merged = final.with_name("merged")
     if args.merge:
         difference = release.merge_adapter(final, merged)
-        print(f"largest difference of merged logits: {difference:.1e} of the largest logit")
         whole = facts | {"adapter": False, "merged_difference": difference}
         release.describe(merged, whole, args.hub_merged_model_id)
         print(f"saved {merged}")
